@@ -1,0 +1,150 @@
+"""THE collator: Examples -> PackedBatch, one row of token trees, back to back, unable to see each other.
+
+Two trees, the first with two branches; positions restart at each root and go on from each parent:
+
+    index      0 1 2 3 4 5 | 6 7 8
+    node       0 0 0 1 1 2 | 3 3 4
+    position   0 1 2 3 4 3 | 0 1 2
+    scored           ^ ^ ^ |     ^       predicted from index  2 3 2 | 7
+
+Legend: L row tokens, N nodes, K scored tokens, R responses, T tiles, U placeholder runs, P tile edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from smolforge.data.media import ImageSpec
+from smolforge.data.render import Example
+from smolforge.records import ResponseKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseRef:
+    """Whose log-probs a response index stands for."""
+
+    example: int  # number of the example in the row
+    id: str
+    source: str
+    number: int  # which of the example's responses
+    kind: ResponseKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """One row."""
+
+    input_ids: torch.Tensor  # (L,) int64
+    position_ids: torch.Tensor  # (L,) int64
+    node_ids: torch.Tensor  # (L,) int64
+    ancestry: torch.Tensor  # (N, N) bool: [n, m] is True when m is n or one of its ancestors
+    trees: tuple[int, ...]  # tokens of each tree; they sum to L
+    predictors: torch.Tensor  # (K,) int64: row index of the hidden state that predicts the scored token
+    targets: torch.Tensor  # (K,) int64: its id
+    weights: torch.Tensor  # (K,) float32: its loss weight
+    response_ids: torch.Tensor  # (K,) int64: its response
+    responses: tuple[ResponseRef, ...]  # (R,)
+    tiles: torch.Tensor  # (T, 3, P, P) uint8: every distinct tile once
+    run_tiles: torch.Tensor  # (U,) int64: tile of each placeholder run
+    run_starts: torch.Tensor  # (U,) int64: row index of its first placeholder
+    ids: tuple[str, ...]  # names of the examples, for messages
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same row on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {n: t.to(device, non_blocking=True) for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+        return replace(self, **moved)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.input_ids)
+
+
+def collate(examples: Sequence[Example]) -> PackedBatch:
+    """Lay examples out in one row. Their pictures must be decoded.
+
+    The first token of a response is predicted from its parent's last token; a response without a parent has no
+    predictor for its first token, which is then not scored.
+    """
+    ids, positions, node_ids, parents = [], [], [], []
+    predictors, targets, weights, response_ids = [], [], [], []
+    responses: list[ResponseRef] = []
+    tiles: list[np.ndarray] = []
+    tile_of: dict[tuple[str, ImageSpec], int] = {}  # a picture's first tile
+    run_tiles: list[int] = []
+    run_starts: list[int] = []
+    offset, first_node = 0, 0
+    for number, example in enumerate(examples):
+        starts: list[int] = []  # row index of each node's first token
+        depths: list[int] = []  # position of its first token
+        kinds = dict(example.responses)
+        for index, node in enumerate(example.nodes):
+            n, parent = len(node.ids), node.parent
+            depth = depths[parent] + len(example.nodes[parent].ids) if parent >= 0 else 0
+            starts.append(offset)
+            depths.append(depth)
+            parents.append(first_node + parent if parent >= 0 else -1)
+            ids.append(node.ids)
+            positions.append(np.arange(depth, depth + n))
+            node_ids.append(np.full(n, first_node + index))
+            if index in kinds:
+                before = starts[parent] + len(example.nodes[parent].ids) - 1 if parent >= 0 else -1
+                row = np.concatenate(([before], np.arange(offset, offset + n - 1)))  # (n,) predictor of each token
+                scored = (node.weights != 0) & (row >= 0)
+                predictors.append(row[scored])
+                targets.append(node.ids[scored])
+                weights.append(node.weights[scored])
+                response_ids.append(np.full(int(scored.sum()), len(responses)))
+                place = [node_ for node_, _ in example.responses].index(index)
+                responses.append(
+                    ResponseRef(example=number, id=example.id, source=example.source, number=place, kind=kinds[index])
+                )
+            offset += n
+        for image in example.images:
+            assert image.tiles is not None, "pictures are decoded before they are collated"
+            assert len(image.tiles) == len(image.starts), f"{len(image.tiles)} tiles for {len(image.starts)} runs"
+            if image.key not in tile_of:
+                tile_of[image.key] = sum(len(t) for t in tiles)
+                tiles.append(image.tiles)
+            run_tiles += [tile_of[image.key] + t for t in range(len(image.starts))]
+            run_starts += [starts[image.node] + start for start in image.starts]
+        first_node += len(example.nodes)
+    return PackedBatch(
+        input_ids=_int(ids),
+        position_ids=_int(positions),
+        node_ids=_int(node_ids),
+        ancestry=torch.from_numpy(ancestry(parents)),
+        trees=tuple(example.num_tokens for example in examples),
+        predictors=_int(predictors),
+        targets=_int(targets),
+        weights=torch.from_numpy(np.concatenate(weights or [np.zeros(0)]).astype(np.float32)),
+        response_ids=_int(response_ids),
+        responses=tuple(responses),
+        tiles=torch.from_numpy(np.concatenate(tiles)) if tiles else torch.zeros((0, 3, 1, 1), dtype=torch.uint8),
+        run_tiles=torch.tensor(run_tiles, dtype=torch.int64),
+        run_starts=torch.tensor(run_starts, dtype=torch.int64),
+        ids=tuple(f"{example.source}[{example.id}]" for example in examples),
+    )
+
+
+def ancestry(parents: Sequence[int]) -> np.ndarray:
+    """(N, N) bool from each node's parent (-1 for a root; parents come first).
+
+    >>> ancestry([-1, 0, 0]).astype(int)
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 0, 1]])
+    """
+    table = np.eye(len(parents), dtype=bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            table[node] |= table[parent]
+    return table
+
+
+def _int(parts: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts or [np.zeros(0)]).astype(np.int64))

@@ -1,0 +1,115 @@
+"""A checkpoint's processor files, read as plain JSON into a Renderer. No torch, no code from the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from smolforge.data.chat import CHATML, SMOLLM_SYSTEM, SMOLVLM, ChatFormat
+from smolforge.data.media import ImageSpec
+from smolforge.data.render import Renderer
+from smolforge.errors import ModelError
+from smolforge.recipe import ImagesSection
+
+VISION_TYPES = ("idefics3", "smolvlm")
+
+
+def load_renderer(
+    folder: Path, *, images: ImagesSection | None = None, row_tokens: int | None = None, context: int | None = None
+) -> Renderer:
+    """Renderer of a checkpoint folder in Hugging Face's format (or a .gguf file).
+
+    Args:
+        images: what the recipe changes of the checkpoint's own picture rules.
+        row_tokens: longest tree that may be rendered.
+        context: positions of the model; read from config.json when left out.
+
+    Raises:
+        ModelError: a file is missing, or the model is not of the family.
+    """
+    if folder.suffix == ".gguf":
+        return _gguf_renderer(folder, row_tokens)
+    config = read_json(folder / "config.json")
+    tokenizer = _tokenizer(folder)
+    if config.get("model_type") not in VISION_TYPES:
+        template = _chat_template(folder)
+        chat = replace(CHATML, system=SMOLLM_SYSTEM) if SMOLLM_SYSTEM in template else CHATML
+        limit = context or int(config.get("max_position_embeddings", 2048))
+        return Renderer(tokenizer=tokenizer, chat=chat, context=limit, row_tokens=row_tokens)
+    vision, text = config["vision_config"], config["text_config"]
+    side = int(vision.get("image_size", 224)) // int(vision["patch_size"])
+    spec = _image_spec(read_json(folder / "preprocessor_config.json"))
+    if images is not None:
+        spec = replace(
+            spec,
+            longest_edge=images.longest_edge or spec.longest_edge,
+            split=spec.split if images.split is None else images.split,
+            upscale=images.upscale,
+            max_pixels=images.max_pixels,
+        )
+    return Renderer(
+        tokenizer=tokenizer,
+        chat=SMOLVLM,
+        context=context or int(text.get("max_position_embeddings", 8192)),
+        images=spec,
+        image_tokens=side * side // int(config["scale_factor"]) ** 2,
+        row_tokens=row_tokens,
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ModelError: missing, or not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError("missing file", where=file, mend="this is not a complete model folder") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"not valid JSON ({error})", where=file, mend="copy the file again") from error
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ModelError("missing file", where=file, mend="this is not a complete model folder")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _chat_template(folder: Path) -> str:
+    jinja, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    return str(read_json(config).get("chat_template") or "") if config.is_file() else ""
+
+
+def _image_spec(config: dict[str, Any]) -> ImageSpec:
+    return ImageSpec(
+        tile=int(config["max_image_size"]["longest_edge"]),
+        longest_edge=int(config["size"]["longest_edge"]),
+        split=bool(config.get("do_image_splitting", True)),
+        resample=int(config.get("resample", 1)),
+        mean=tuple(config["image_mean"]),
+        std=tuple(config["image_std"]),
+    )
+
+
+def _gguf_renderer(file: Path, row_tokens: int | None) -> Renderer:
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    system = SMOLLM_SYSTEM if SMOLLM_SYSTEM in (tokenizer.chat_template or "") else None
+    chat: ChatFormat = replace(CHATML, system=system)
+    return Renderer(
+        tokenizer=tokenizer.backend_tokenizer, chat=chat, context=config.max_position_embeddings, row_tokens=row_tokens
+    )

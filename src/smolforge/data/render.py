@@ -1,0 +1,305 @@
+"""THE renderer: Record -> Example, a token tree. Training, scoring and generation all use it.
+
+    record                                   example
+      messages: [picture, "What is it?"]       node 0  <|im_start|>User:<fake_token_around_image><global-img> ... Assistant:
+      responses: "A cat.", "A dog."            node 1  (parent 0)   A cat.<end_of_utterance>
+                                               node 2  (parent 0)   A dog.<end_of_utterance>
+
+A response is always a node of its own, so a chat with several trained turns is a chain of nodes. Only a response's text
+and its closing token carry loss. Ids are those of Hugging Face's processor, id for id; token counts are known without
+touching a pixel.
+
+When an example is too long: a picture is never cut. It is given fewer tiles, then prompt text is cut from the middle (the
+instruction tends to stand first or last), then the example is refused with a DataError, which the pipeline counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from smolforge.data.chat import ChatFormat
+from smolforge.data.media import Grid, ImageSpec, Picture, fewer_tiles, open_picture, tile_grid
+from smolforge.errors import DataError
+from smolforge.records import Media, Message, Record, ResponseKind
+
+CUT = " … "  # stands where prompt text was cut out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A run of tokens that is predicted in one context."""
+
+    parent: int  # index of the parent node, -1 for a root
+    ids: np.ndarray  # (n,) int64
+    weights: np.ndarray  # (n,) float32: loss weight of each token as a target, 0 for context
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedImage:
+    """A picture and where its tiles' placeholder runs stand."""
+
+    picture: Picture
+    spec: ImageSpec
+    node: int
+    starts: tuple[int, ...]  # index in the node's ids of each tile's first placeholder, tile by tile
+    tiles: np.ndarray | None = None  # (T, 3, P, P) uint8 once decoded
+
+    @property
+    def key(self) -> tuple[str, ImageSpec]:
+        """Equal keys have equal pixels."""
+        return self.picture.key, self.spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A token tree: nodes in order (parents first), which of them are responses, and the pictures they need."""
+
+    id: str
+    source: str
+    nodes: tuple[Node, ...]
+    responses: tuple[tuple[int, ResponseKind], ...]  # (node, kind)
+    images: tuple[PlacedImage, ...] = ()
+    changes: tuple[str, ...] = ()  # what the length policy did
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole tree, which is what it takes of a row."""
+        return sum(len(node.ids) for node in self.nodes)
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest path from the root: the largest position plus one."""
+        ends: list[int] = []
+        for node in self.nodes:
+            ends.append(len(node.ids) + (ends[node.parent] if node.parent >= 0 else 0))
+        return max(ends, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renderer:
+    """A checkpoint's tokenizer, chat format and picture rules. Made by `processor.load_renderer`."""
+
+    tokenizer: Tokenizer
+    chat: ChatFormat
+    context: int  # positions the model has
+    images: ImageSpec | None = None  # None for text-only models
+    image_tokens: int = 0  # S: placeholders a tile
+    row_tokens: int | None = None  # tokens a packed row has; a tree must fit
+    _ids: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    # --- record -> example ---------------------------------------------------------------------------------------
+
+    def render(self, record: Record, *, reserve: int = 0) -> Example:
+        """Render a record within the context and the row, by the length policy.
+
+        Args:
+            record: the prompt and its responses; without responses the tree is the prompt alone.
+            reserve: positions to leave free after the prompt, for tokens to be generated.
+
+        Raises:
+            DataError: an empty answer, a control token in a text, a picture that cannot be read, or nothing left to cut.
+        """
+        self._check(record)
+        pictures = tuple(open_picture(m, max_pixels=self._spec(record).max_pixels) for m in record.media)
+        spec, messages, changes = self.images, record.messages, []
+        example = self._lay_out(record, messages, pictures, spec)
+        excess = self._excess(example, reserve)
+        while excess > 0 and pictures and spec is not None:
+            smaller = fewer_tiles(spec)
+            if smaller is None:
+                break
+            spec, before = smaller, sum(len(image.starts) for image in example.images)
+            example = self._lay_out(record, messages, pictures, spec)
+            excess = self._excess(example, reserve)
+            after = sum(len(image.starts) for image in example.images)
+            changes = [f"fewer tiles: {before} -> {after}"] if before != after else changes
+        cut = 0
+        while excess > 0:
+            messages, removed = self._cut_text(messages, excess)
+            if not removed:
+                raise DataError(
+                    f"{excess} tokens too long with every picture at one tile and no prompt text left to cut",
+                    where=record.name,
+                    mend="shorten the answers, or raise batch.row_tokens within the model's context",
+                )
+            cut += removed
+            example = self._lay_out(record, messages, pictures, spec)
+            excess = self._excess(example, reserve)
+        if cut:
+            changes.append("prompt text cut")
+        return replace(example, changes=tuple(changes))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids, without control tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that ends or begins where the tokenizer splits anyway. Short texts are remembered."""
+        ids = self._ids.get(text)
+        if ids is None:
+            ids = tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+            if len(text) < 64:  # tile marks, turn openings: the same few strings again and again
+                self._ids[text] = ids
+        return ids
+
+    @cached_property
+    def image_id(self) -> int:
+        """Id of the `<image>` placeholder, -1 for text-only models."""
+        return self.tokenizer.token_to_id("<image>") if self.images is not None else -1
+
+    def picture_pieces(self, grid: Grid) -> list[str | None]:
+        """A picture's text in pieces; None stands for one tile's run of placeholders.
+
+        >>> Renderer.picture_pieces(None, Grid(0, 0))
+        ['<fake_token_around_image><global-img>', None, '<fake_token_around_image>']
+        """
+        pieces: list[str | None] = []
+        text = ""
+        for row in range(1, grid.rows + 1):
+            for col in range(1, grid.cols + 1):
+                pieces += [f"{text}<fake_token_around_image><row_{row}_col_{col}>", None]
+                text = ""
+            text = "\n"
+        opening = "\n\n" if grid.rows else ""
+        return [*pieces, f"{opening}<fake_token_around_image><global-img>", None, "<fake_token_around_image>"]
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _lay_out(
+        self, record: Record, messages: tuple[Message, ...], pictures: tuple[Picture, ...], spec: ImageSpec | None
+    ) -> Example:
+        tree = _TreeBuilder(self, spec, iter(pictures))
+        tree.text(self.chat.begin)
+        for message in self.chat.messages(messages):
+            tree.text(self.chat.open_turn(message.role))
+            if message.train:
+                tree.response(self.chat.answer(_text_of(message)), "target")
+            else:
+                for part in self.chat.content(message.content):
+                    tree.text(part) if isinstance(part, str) else tree.picture()
+                tree.text(self.chat.close)
+            tree.text(self.chat.after)
+        tree.text(self.chat.open_turn("assistant"))
+        prompt = tree.close_node()
+        for response in record.responses:
+            tree.response(self.chat.answer(response.text), response.kind, parent=prompt)
+        return Example(
+            id=record.id,
+            source=record.source,
+            nodes=tuple(tree.nodes),
+            responses=tuple(tree.responses),
+            images=tuple(tree.images),
+        )
+
+    def _excess(self, example: Example, reserve: int) -> int:
+        over_context = example.depth + reserve - self.context
+        over_row = example.num_tokens - (self.row_tokens or example.num_tokens)
+        return max(over_context, over_row)
+
+    def _check(self, record: Record) -> None:
+        texts = [part for message in record.messages for part in message.content if isinstance(part, str)]
+        trained = [_text_of(message) for message in record.messages if message.train]
+        trained += [response.text for response in record.responses]
+        if not all(text.strip() for text in trained):
+            raise DataError("empty answer", where=record.name, mend="remove the row or give it an answer")
+        for text in (*texts, *trained):
+            if found := self._control_tokens.search(text):
+                raise DataError(
+                    f"the text holds the control token {found.group()}",
+                    where=record.name,
+                    mend="remove it from the text; pictures go into content parts or the images column",
+                )
+
+    def _spec(self, record: Record) -> ImageSpec:
+        if self.images is None:
+            if record.media:
+                raise DataError("a picture for a text-only model", where=record.name, mend="use a SmolVLM checkpoint")
+            return ImageSpec(tile=1, longest_edge=1)
+        return self.images
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special]
+        return re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
+
+    def _cut_text(self, messages: tuple[Message, ...], excess: int) -> tuple[tuple[Message, ...], int]:
+        """Take `excess` tokens (and those of the mark) out of the middle of the prompt's longest text."""
+        places = [
+            (len(self.encode(part)), i, j)
+            for i, message in enumerate(messages)
+            for j, part in enumerate(message.content)
+            if isinstance(part, str) and not message.train
+        ]
+        length, i, j = max(places, default=(0, 0, 0))
+        remove = excess + len(self.encode(CUT)) + 1
+        if length < remove + 2:
+            return messages, 0
+        text = messages[i].content[j]
+        assert isinstance(text, str)
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        first = (length - remove) // 2
+        shorter = text[: offsets[first][0]].rstrip() + CUT + text[offsets[first + remove - 1][1] :].lstrip()
+        content = (*messages[i].content[:j], shorter, *messages[i].content[j + 1 :])
+        return (*messages[:i], replace(messages[i], content=content), *messages[i + 1 :]), remove
+
+
+class _TreeBuilder:
+    """Collects pieces into nodes. Text that no control token separates is tokenised in one piece."""
+
+    def __init__(self, renderer: Renderer, spec: ImageSpec | None, pictures: Iterator[Picture]) -> None:
+        self.renderer, self.spec, self.pictures = renderer, spec, pictures
+        self.nodes: list[Node] = []
+        self.responses: list[tuple[int, ResponseKind]] = []
+        self.images: list[PlacedImage] = []
+        self.parent = -1
+        self.ids: list[int] = []
+        self.pending = ""  # text not yet tokenised
+
+    def text(self, text: str) -> None:
+        self.pending += text
+
+    def picture(self) -> None:
+        assert self.spec is not None
+        picture, starts = next(self.pictures), []
+        for piece in self.renderer.picture_pieces(tile_grid(picture.width, picture.height, self.spec)):
+            if piece is not None:
+                self.pending += piece
+                continue
+            self._tokenise()
+            starts.append(len(self.ids))
+            self.ids += [self.renderer.image_id] * self.renderer.image_tokens
+        self.images.append(PlacedImage(picture=picture, spec=self.spec, node=len(self.nodes), starts=tuple(starts)))
+
+    def response(self, text: str, kind: ResponseKind, *, parent: int | None = None) -> None:
+        """A trained node: after the open one in a chat, or a branch of `parent`."""
+        parent = self.close_node() if parent is None else parent
+        ids = np.array(self.renderer.encode(text), np.int64)
+        self.parent = len(self.nodes)
+        self.responses.append((self.parent, kind))
+        self.nodes.append(Node(parent=parent, ids=ids, weights=np.ones(len(ids), np.float32)))
+
+    def close_node(self) -> int:
+        """End the open context node; returns its index, or the last node's when nothing is open."""
+        self._tokenise()
+        if self.ids:
+            ids = np.array(self.ids, np.int64)
+            self.nodes.append(Node(parent=self.parent, ids=ids, weights=np.zeros(len(ids), np.float32)))
+            self.parent, self.ids = len(self.nodes) - 1, []
+        return self.parent
+
+    def _tokenise(self) -> None:
+        if self.pending:
+            self.ids += self.renderer.encode(self.pending)
+            self.pending = ""
+
+
+def _text_of(message: Message) -> str:
+    if any(isinstance(part, Media) for part in message.content):
+        raise DataError("a picture in an assistant's turn", mend="pictures belong to the user's turns")
+    return "".join(part for part in message.content if isinstance(part, str))

@@ -1,0 +1,42 @@
+"""From a model's name to a folder: a local path as it is, anything else from the Hugging Face Hub.
+
+The Hub is asked only when the name is not a path here, so nothing needs a network at start-up.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from smolforge.errors import ModelError
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickles, no code
+
+
+def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ...] = MODEL_FILES) -> Path:
+    """Folder (or .gguf file) of a model by path or Hub name.
+
+    Args:
+        files: patterns of the files to download, when it comes to that.
+
+    Raises:
+        ModelError: no such path, not a Hub name, or the Hub does not give it.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".") or path.suffix == ".gguf":
+        raise ModelError(
+            "no such folder", where=name, mend="give a model folder, a .gguf file or a Hub name like owner/model"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"not a folder here, and the Hub did not give it ({type(error).__name__})",
+            where=name,
+            mend="check the name, the network and, for gated models, `hf auth login`",
+        ) from error

@@ -1,0 +1,1 @@
+"""Hugging Face's own modules, composed for token trees. See `tree.py`."""

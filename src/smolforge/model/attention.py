@@ -1,0 +1,150 @@
+"""The tree mask, and attention under it: query q attends key k when k <= q and node(k) is node(q) or an ancestor.
+
+    index         0 1 2 3   4 5 6   7 8
+    node          0 0 0 0   1 1 1   2 2         0 prompt, 1 and 2 its branches
+
+Legend: L row tokens, N nodes, B trees in a block, M longest tree of a block, H heads, G key-value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from smolforge.data.batch import PackedBatch
+
+# (queries (L, H, E), keys (L, G, E), values (L, G, E), scale) -> (L, H, E)
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+SIMILAR = 0.75  # trees go into one block when the shortest has this share of the longest's tokens
+SHORT = 1024  # up to this many tokens a block's attention is plain matrix products, on a CPU faster than SDPA
+
+
+def tree_mask(node_ids: torch.Tensor, ancestry: torch.Tensor) -> torch.Tensor:
+    """(L, L) bool, True where the row's query may attend the column's key.
+
+    >>> nodes = torch.tensor([0, 0, 1, 1, 2])
+    >>> table = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], dtype=torch.bool)
+    >>> tree_mask(nodes, table).int()
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0],
+            [1, 1, 0, 0, 1]], dtype=torch.int32)
+    """
+    related = ancestry[node_ids][:, node_ids]  # (L, L)
+    return related & torch.ones_like(related).tril()
+
+
+def tree_attention(batch: PackedBatch) -> Attend:
+    """Attention for this row's layout: FlexAttention on CUDA, blocks of whole trees elsewhere."""
+    if batch.input_ids.device.type == "cuda":
+        return flex_attention(batch)
+    return block_attention(batch)
+
+
+# --- CPU and MPS: tree by tree -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """Trees of similar length, side by side: packed neighbours cost nothing."""
+
+    index: torch.Tensor  # (B, M) row index of each token; padding repeats the tree's first
+    mask: torch.Tensor  # (B, 1, M, M) bool
+
+
+def block_attention(batch: PackedBatch) -> Attend:
+    """Attention over blocks of trees; exact, forward and backward."""
+    blocks, inverse = tree_blocks(batch)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        if len(blocks) == 1 and len(blocks[0].index) == 1:  # one tree: the row is the block
+            return attend_block(q[None], k[None], v[None], blocks[0].mask, scale)[0]
+        parts = [attend_block(q[b.index], k[b.index], v[b.index], b.mask, scale).flatten(0, 1) for b in blocks]
+        return torch.cat(parts)[inverse]  # (L, H, E), back in the row's order
+
+    return attend
+
+
+def tree_blocks(batch: PackedBatch) -> tuple[list[Block], torch.Tensor]:
+    """The row's trees as blocks, and for each row token its place in the blocks' concatenation, (L,)."""
+    device = batch.input_ids.device
+    lengths = torch.tensor(batch.trees)
+    starts = (lengths.cumsum(0) - lengths).tolist()
+    order = sorted((t for t in range(len(batch.trees)) if batch.trees[t]), key=lambda t: -batch.trees[t])
+    groups: list[list[int]] = []
+    for tree in order:
+        if groups and batch.trees[tree] >= SIMILAR * batch.trees[groups[-1][0]]:
+            groups[-1].append(tree)
+        else:
+            groups.append([tree])
+    blocks: list[Block] = []
+    inverse = torch.empty(batch.num_tokens, dtype=torch.int64)
+    place = 0
+    for group in groups:
+        longest = batch.trees[group[0]]
+        first = torch.tensor([starts[t] for t in group])[:, None]  # (B, 1)
+        steps = torch.arange(longest)[None]  # (1, M)
+        real = steps < torch.tensor([batch.trees[t] for t in group])[:, None]  # (B, M)
+        index = first + steps * real  # (B, M)
+        inverse[index[real]] = place + torch.arange(index.numel()).view_as(index)[real]
+        place += index.numel()
+        index, real = index.to(device), real.to(device)
+        nodes = batch.node_ids[index]  # (B, M)
+        related = batch.ancestry[nodes[:, :, None], nodes[:, None, :]]  # (B, M, M)
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
+        blocks.append(Block(index, (related & causal & real[:, None, :])[:, None]))
+    return blocks, inverse.to(device)
+
+
+def attend_block(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    """Masked attention of whole trees: q (B, M, H, E), k and v (B, M, G, E), mask (B, 1, M, M) -> (B, M, H, E)."""
+    heads, groups, length = q.shape[2], k.shape[2], q.shape[1]
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, M, E)
+    if q.device.type == "cpu" and length <= SHORT:
+        q = q.reshape(len(q), groups, heads // groups * length, -1)  # heads of one group share their keys
+        scores = (q @ k.transpose(-1, -2)).view(len(q), groups, -1, length, length) * scale
+        scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
+        shares = scores.softmax(-1, dtype=torch.float32).to(v.dtype)  # (B, G, H/G, M, M)
+        out = (shares.flatten(2, 3) @ v).view(len(q), heads, length, -1)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=heads != groups)
+    return out.transpose(1, 2)
+
+
+# --- CUDA: FlexAttention -------------------------------------------------------------------------------------------
+
+
+def flex_attention(batch: PackedBatch, *, compiled: bool = True) -> Attend:
+    """FlexAttention with a block mask: tiles of the score matrix that no tree needs are never computed."""
+    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import flex_attention as flex
+
+    nodes, table = batch.node_ids, batch.ancestry
+
+    def allowed(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return (k <= q) & table[nodes[q], nodes[k]]
+
+    length = batch.num_tokens
+    mask = create_block_mask(allowed, None, None, length, length, device=str(nodes.device))
+    kernel = _compiled(flex) if compiled else flex
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]  # (1, H or G, L, E)
+        out = kernel(*heads_first, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        return out[0].transpose(0, 1)
+
+    return attend
+
+
+_KERNELS: dict[Callable, Callable] = {}  # torch.compile once a process
+
+
+def _compiled(function: Callable) -> Callable:
+    if function not in _KERNELS:
+        _KERNELS[function] = torch.compile(function, dynamic=True)
+    return _KERNELS[function]

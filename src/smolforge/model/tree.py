@@ -1,0 +1,153 @@
+"""TreeModel: PackedBatch -> token log-probs. The heart.
+
+It composes Hugging Face's own parts (vision tower, connector, decoder layers, head) in a forward of its own, and neither
+subclasses nor patches them. A picture is encoded once for all responses that use it, a prompt runs once for all its
+branches, and the head runs on scored positions only.
+
+Legend: L row tokens, K scored tokens, T tiles, U placeholder runs, S tokens a tile, D width, V vocabulary, H heads,
+G key-value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from smolforge.data.batch import PackedBatch
+from smolforge.model.attention import Attend, tree_attention
+
+TILE_CHUNK = 16  # tiles the vision tower takes at a time when nothing is to be learnt from them
+HEAD_CHUNK = 2**26  # logits held at a time, in elements
+
+
+class TreeModel(nn.Module):
+    """A SmolVLM, Idefics3 or Llama model of Hugging Face's, run on token trees.
+
+    Args:
+        model: `SmolVLMForConditionalGeneration`, `Idefics3ForConditionalGeneration` or `LlamaForCausalLM`.
+        mean, std: normalisation of pixels in [0, 1], one number a channel.
+        gradient_checkpointing: recompute decoder layers and tower in the backward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] = (0.5, 0.5, 0.5),
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.gradient_checkpointing = gradient_checkpointing
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    # the parts, by the family's names --------------------------------------------------------------------------------
+
+    @property
+    def has_vision(self) -> bool:
+        return hasattr(self._core, "vision_model")
+
+    @property
+    def vision(self) -> Any:
+        return self._core.vision_model
+
+    @property
+    def connector(self) -> Any:
+        return self._core.connector
+
+    @property
+    def decoder(self) -> Any:
+        """The Llama inside: embed_tokens, layers, norm, rotary_emb."""
+        return self._core.text_model if self.has_vision else self._core
+
+    @property
+    def head(self) -> Any:
+        return self.model.lm_head
+
+    @property
+    def _core(self) -> Any:
+        return self.model.model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.embed_tokens.weight.dtype
+
+    # forward ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: PackedBatch) -> torch.Tensor:
+        """Log-probability of each scored token, (K,) float32, in the batch's order."""
+        hidden = self.embed(batch)  # (L, D)
+        hidden = self.decode(hidden, batch.position_ids, [tree_attention(batch)] * len(self.decoder.layers))
+        return self.log_probs(hidden[batch.predictors], batch.targets)
+
+    def embed(self, batch: PackedBatch) -> torch.Tensor:
+        """Token embeddings with the pictures' features in their placeholders, (L, D)."""
+        hidden = self.decoder.embed_tokens(batch.input_ids)  # (L, D)
+        if not len(batch.run_tiles):
+            return hidden
+        features = self.image_features(batch.tiles)  # (T, S, D)
+        size = features.shape[1]
+        places = batch.run_starts[:, None] + torch.arange(size, device=hidden.device)  # (U, S)
+        features = features[batch.run_tiles].flatten(0, 1)  # (U * S, D)
+        return hidden.index_copy(0, places.flatten(), features.to(hidden.dtype))
+
+    def image_features(self, tiles: torch.Tensor) -> torch.Tensor:
+        """uint8 tiles (T, 3, P, P) through tower and connector, (T, S, D). Frozen parts run without a graph, in chunks."""
+        if any(p.requires_grad for p in self.vision.parameters()) and torch.is_grad_enabled():
+            return self.connector(self._tower(tiles))
+        with torch.no_grad():
+            seen = torch.cat([self._tower(chunk) for chunk in tiles.split(TILE_CHUNK)])  # (T, S * shuffle^2, D_vision)
+        return self.connector(seen)
+
+    def _tower(self, tiles: torch.Tensor) -> torch.Tensor:
+        pixels = (tiles.float() / 255 - self.mean) / self.std  # (T, 3, P, P)
+        pixels = pixels.to(self.dtype)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(lambda x: self.vision(pixel_values=x).last_hidden_state, pixels, use_reentrant=False)
+        return self.vision(pixel_values=pixels).last_hidden_state
+
+    def decode(self, hidden: torch.Tensor, positions: torch.Tensor, attends: list[Attend]) -> torch.Tensor:
+        """Decoder layers and final norm: (L, D) -> (L, D). Each layer attends in its own way, which generation needs."""
+        cos, sin = self.decoder.rotary_emb(hidden, positions[None])  # (1, L, E) each
+        for layer, attend in zip(self.decoder.layers, attends, strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(decoder_layer, layer, hidden, cos, sin, attend, use_reentrant=False)
+            else:
+                hidden = decoder_layer(layer, hidden, cos, sin, attend)
+        return self.decoder.norm(hidden)
+
+    def log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """log p(target) from the hidden states that predict them: (K, D), (K,) -> (K,) float32, logits in chunks."""
+        rows = max(1, HEAD_CHUNK // self.head.weight.shape[0])
+        if len(targets) <= rows or not torch.is_grad_enabled():
+            parts = [self._log_probs(h, t) for h, t in zip(hidden.split(rows), targets.split(rows))]
+        else:  # keep one chunk's logits at a time: the backward pass computes them again
+            parts = [
+                checkpoint(self._log_probs, h, t, use_reentrant=False)
+                for h, t in zip(hidden.split(rows), targets.split(rows))
+            ]
+        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+    def _log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.head(hidden).float()  # (k, V)
+        return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def decoder_layer(
+    layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
+) -> torch.Tensor:
+    """One Llama layer with its attention given from outside: (L, D) -> (L, D)."""
+    attn, width = layer.self_attn, layer.self_attn.head_dim
+    x = layer.input_layernorm(hidden)
+    q = attn.q_proj(x).unflatten(1, (-1, width))  # (L, H, E)
+    k = attn.k_proj(x).unflatten(1, (-1, width))  # (L, G, E)
+    v = attn.v_proj(x).unflatten(1, (-1, width))
+    q, k = apply_rotary_pos_emb(q, k, cos[0], sin[0], unsqueeze_dim=1)
+    hidden = hidden + attn.o_proj(attend(q, k, v, attn.scaling).flatten(1))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -1,0 +1,86 @@
+"""What a source says, before tokens and pixels: `Record`, `Message`, `Media`, `Response`.
+
+A record is a prompt (`messages`) and the responses that share it. Media are references (path, address, bytes, or a
+picture in memory) until something needs their pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ResponseKind = Literal["target", "chosen", "rejected"]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """One picture: where it is, not what it shows.
+
+    `ref` is a path, an http(s) address, the encoded file's bytes, a `PIL.Image.Image`, or a function that draws one.
+    """
+
+    ref: Path | str | bytes | Image | Callable[[], Image]
+
+    def __str__(self) -> str:
+        if isinstance(self.ref, bytes):
+            return f"<picture of {len(self.ref)} bytes>"
+        return str(self.ref) if isinstance(self.ref, Path | str) else "<picture in memory>"
+
+
+Part = str | Media
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn. `train` marks an assistant turn inside the prompt that is a training target too (chat data)."""
+
+    role: Role
+    content: tuple[Part, ...]
+    train: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """One continuation of the prompt by the assistant.
+
+    `spans` are optional `[start, end)` character ranges of `text` that a human corrected (RLHF-V).
+    """
+
+    text: str
+    kind: ResponseKind = "target"
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row of a source: a prompt and the responses that share it."""
+
+    id: str
+    source: str
+    messages: tuple[Message, ...]
+    responses: tuple[Response, ...]
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
+
+    @property
+    def name(self) -> str:
+        """How errors and skip reports call this record."""
+        return f"{self.source}[{self.id}]"
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short, stable name for content: hex of BLAKE2b over the parts' bytes or `repr`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
