@@ -161,6 +161,8 @@ class RunSection(Section):
     """Where to compute; auto takes CUDA, then Apple's MPS, then the CPU."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third more time, far less memory."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where curves go besides metrics.jsonl: any of accelerate's trackers (tensorboard, wandb, mlflow, ...)."""
     workers: int = Field(default=2, ge=0)
     """Threads that prepare the next steps' pictures."""
 
@@ -199,8 +201,12 @@ class Recipe(Section):
 
 # What may differ between a run and its continuation: nothing here changes a weight.
 FREE_TO_CHANGE = (
-    "run.dir", "run.save_every", "run.keep_last", "run.log_every", "run.workers", "run.device", "eval.samples", "eval.max_new_tokens",
+    "run.dir", "run.save_every", "run.keep_last", "run.log_every", "run.trackers", "run.workers", "run.device",
+    "eval.samples", "eval.max_new_tokens",
 )  # fmt: skip
+
+
+FREE = tuple(f"{key}." for key in FREE_TO_CHANGE)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -244,7 +250,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     a, b = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in (*a, *(key for key in b if key not in a)) if a.get(key) != b.get(key)]
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if key not in FREE_TO_CHANGE]
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if not f"{key}.".startswith(FREE)]
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

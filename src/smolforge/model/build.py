@@ -45,7 +45,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
     if config.model_type not in CLASSES:
         raise ModelError(f"model type {config.model_type}", where=folder, mend=f"smolforge runs {', '.join(CLASSES)}")
     try:
-        with _quiet():
+        with quiet():
             model, report = CLASSES[config.model_type][1].from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
@@ -127,14 +127,14 @@ def component(name: str) -> str:
 
 def resize_vocabulary(model: Any, rows: int) -> None:
     """Grow embeddings and head to `rows` tokens; new rows are drawn around the mean of the old ones."""
-    with _quiet():
+    with quiet():
         model.resize_token_embeddings(rows, mean_resizing=True)
 
 
 def _load_gguf(file: Path) -> Any:
     """Weights of a GGUF, de-quantised into a plain LlamaForCausalLM that can be trained and saved."""
     try:
-        with _quiet():
+        with quiet():
             read = LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except ImportError as error:
         raise ModelError("GGUF needs the gguf package", where=file, mend="pip install 'smolforge[gguf]'") from error
@@ -147,7 +147,7 @@ def _load_gguf(file: Path) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars and advice; errors still raise."""
     from transformers.utils import logging as hf
 

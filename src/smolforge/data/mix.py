@@ -1,0 +1,69 @@
+"""Weighted, seeded mixture: index -> (source, row), a pure function of (seed, index), O(1) at any index.
+
+Indices come in blocks of about `BLOCK`. Up to the end of block b, source s has given floor((b + 1) * BLOCK * w_s + u_s) rows,
+with u_s drawn by the seed: shares are exact in the long run, and how much of each source came before any index is known
+without walking there. Inside a block the order is a seeded permutation; inside a source each epoch is one, without
+repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+BLOCK = 1024
+
+
+class Mixture:
+    """Endless stream over several sources.
+
+    Args:
+        rows: number of rows of each source.
+        weights: share of each source, relative to each other; by number of rows when left out.
+        seed: decides every order.
+
+    >>> mixture = Mixture([2, 100], weights=[1.0, 3.0])
+    >>> sum(source for source, row in map(mixture, range(4000))) in range(2990, 3010)
+    True
+    """
+
+    def __init__(self, rows: Sequence[int], weights: Sequence[float] | None = None, *, seed: int = 0) -> None:
+        assert min(rows) > 0, "every source has rows"
+        shares = np.array(weights if weights is not None else rows, np.float64)
+        self.rows, self.seed = tuple(rows), seed
+        self.shares = shares / shares.sum()
+        self.offsets = np.random.default_rng([seed, 0]).random(len(rows))
+        self._block = lru_cache(maxsize=4)(self._make_block)
+        self._order = lru_cache(maxsize=2 * len(rows))(self._make_order)
+
+    def __call__(self, index: int) -> tuple[int, int]:
+        """(source, row) at a place of the stream."""
+        block = max(0, index // BLOCK - 1)
+        while self._given(block + 1).sum() <= index:
+            block += 1
+        while block and self._given(block).sum() > index:
+            block -= 1
+        sources, ranks = self._block(block)
+        place = index - int(self._given(block).sum())
+        source = int(sources[place])
+        epoch, at = divmod(int(self._given(block)[source]) + int(ranks[place]), self.rows[source])
+        return source, int(self._order(source, epoch)[at])
+
+    def _given(self, block: int) -> np.ndarray:
+        """Rows each source has given before a block, (sources,)."""
+        return np.floor(block * BLOCK * self.shares + self.offsets).astype(np.int64)
+
+    def _make_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Source of each place in a block, and how many of the same source stand before it there."""
+        counts = self._given(block + 1) - self._given(block)
+        sources = np.random.default_rng([self.seed, 1, block]).permutation(np.repeat(np.arange(len(counts)), counts))
+        ranks = np.zeros_like(sources)
+        for source in range(len(counts)):
+            here = sources == source
+            ranks[here] = np.arange(here.sum())
+        return sources, ranks
+
+    def _make_order(self, source: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, 2, source, epoch]).permutation(self.rows[source])

@@ -1,0 +1,176 @@
+"""The ecosystem's usual row shapes -> Record. One function a shape; `record` finds the one that fits.
+
+    {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}
+    {"prompt": "..." or messages, "completion": "..." or messages}
+    {"prompt" or "messages": ..., "chosen": ..., "rejected": ...}          also chosen / rejected that repeat the prompt
+    {"image": "a.jpg", "captions": ["...", "..."]}                        or "caption": "..."
+    {"image": "a.jpg", "question": "...", "answer": "..."}
+
+Pictures stand in content parts ({"type": "image", "image": ...}) or in a column (`image`, `images`, `file_name`, `file`,
+`image_path`); placeholders take the column's pictures in order, and without any the pictures open the first user turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from smolforge.errors import DataError
+from smolforge.records import Media, Message, Part, Record, Response, ResponseKind
+
+CAPTION_PROMPT = "Give a concise caption."
+IMAGE_COLUMNS = ("images", "image", "file_name", "file", "image_path")
+ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("system", "user", "assistant")}
+
+
+def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = None, prompt: str | None = None) -> Record:
+    """Row -> Record, by the columns it has.
+
+    Args:
+        base: folder that relative picture paths start from.
+        prompt: instruction for pictures with captions.
+
+    Raises:
+        DataError: no known shape, or a malformed one.
+    """
+    pictures = [_media(value, base) for column in IMAGE_COLUMNS for value in _listed(row.get(column))]
+    has = {column for column, value in row.items() if value is not None}
+    if {"chosen", "rejected"} <= has:
+        messages, responses = _pair(row, base)
+    elif "messages" in has or "conversations" in has:
+        messages, responses = _chat(row.get("messages") or row["conversations"], base)
+    elif {"prompt", "completion"} <= has:
+        messages = _messages(row["prompt"], base)
+        responses = (Response(text=_answer(row["completion"])),)
+    elif {"question", "answer"} <= has:
+        messages = (Message(role="user", content=(str(row["question"]),)),)
+        responses = (Response(text=str(row["answer"])),)
+    elif pictures and has & {"captions", "caption"}:
+        captions = row["captions"] if "captions" in has else [row["caption"]]
+        messages = (Message(role="user", content=(prompt or CAPTION_PROMPT,)),)
+        responses = tuple(Response(text=str(caption).strip()) for caption in _listed(captions))
+    else:
+        raise DataError(
+            f"columns {', '.join(sorted(has)) or '(none)'} fit no known shape",
+            mend="bring messages, prompt + completion, prompt + chosen + rejected, image + captions or image + question + answer",
+        )
+    if not responses:
+        raise DataError("no answer", mend="remove the row or give it an answer")
+    messages = _place_pictures(messages, pictures)
+    return Record(id=str(row["id"]) if "id" in has else id, source=source, messages=messages, responses=responses)
+
+
+def _chat(turns: Any, base: Path | None) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
+    """Every assistant turn is a target; the last one is the response."""
+    *messages, last = _messages(turns, base) or (Message(role="user", content=()),)
+    if last.role != "assistant":
+        raise DataError("the conversation does not end with the assistant", mend="add the answer that it should learn")
+    trained = (Message(role=m.role, content=m.content, train=m.role == "assistant") for m in messages)
+    return tuple(trained), (Response(text=_text(last.content)),)
+
+
+def _pair(row: dict[str, Any], base: Path | None) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
+    chosen, rejected = row["chosen"], row["rejected"]
+    prompt = row.get("prompt") or row.get("messages") or row.get("question")
+    if prompt is None:  # the pair repeats its prompt
+        if isinstance(chosen, str) or isinstance(rejected, str):
+            raise DataError("chosen and rejected without a prompt", mend="add a prompt column")
+        if [*chosen[:-1]] != [*rejected[:-1]]:
+            raise DataError("chosen and rejected answer different prompts", mend="give pairs that share their prompt")
+        prompt = chosen[:-1]
+    kinds: tuple[tuple[Any, ResponseKind], ...] = ((chosen, "chosen"), (rejected, "rejected"))
+    return _messages(prompt, base), tuple(Response(text=_answer(value), kind=kind) for value, kind in kinds)
+
+
+def _messages(value: Any, base: Path | None) -> tuple[Message, ...]:
+    if isinstance(value, str):
+        return (Message(role="user", content=(value,)),)
+    messages = []
+    for turn in value:
+        role = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
+        if role not in ROLES:
+            raise DataError(f"a turn with role {role!r}", mend=f"roles are {', '.join(ROLES)}")
+        content = turn.get("content") if "content" in turn else turn.get("value")
+        messages.append(Message(role=ROLES[role], content=tuple(_parts(content, base))))  # type: ignore[arg-type]
+    return tuple(messages)
+
+
+PLACEHOLDER = Media(ref="<placeholder>")  # an image part without a picture: the next of the column
+
+
+def _parts(content: Any, base: Path | None) -> Iterable[Part]:
+    if isinstance(content, str):
+        pieces = content.split("<image>")
+        for number, piece in enumerate(pieces):
+            if number:
+                yield PLACEHOLDER
+            if piece.strip() or len(pieces) == 1:
+                yield piece.strip("\n") if len(pieces) > 1 else piece
+        return
+    for part in _listed(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            yield str(part["text"])
+        elif kind in ("image", "image_url"):
+            value = next(
+                (part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None
+            )
+            value = value["url"] if kind == "image_url" and isinstance(value, dict) else value
+            yield PLACEHOLDER if value is None else _media(value, base)
+        else:
+            raise DataError(f"a content part of type {kind!r}", mend="parts are text and image")
+
+
+def _place_pictures(messages: tuple[Message, ...], pictures: list[Media]) -> tuple[Message, ...]:
+    slots = sum(part is PLACEHOLDER for message in messages for part in message.content)
+    if slots == 0 and pictures:
+        first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
+        if first is None:
+            raise DataError("a picture but no user turn to stand in", mend="add a user turn")
+        turn = Message(role="user", content=(*pictures, *messages[first].content))
+        return (*messages[:first], turn, *messages[first + 1 :])
+    if slots != len(pictures):
+        raise DataError(f"{slots} image placeholders for {len(pictures)} pictures", mend="make the two counts equal")
+    column = iter(pictures)
+    return tuple(
+        Message(
+            role=message.role,
+            content=tuple(next(column) if part is PLACEHOLDER else part for part in message.content),
+            train=message.train,
+        )
+        for message in messages
+    )
+
+
+def _media(value: Any, base: Path | None) -> Media:
+    if isinstance(value, dict):  # `datasets` leaves undecoded pictures as {"bytes": .., "path": ..}
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and not value.startswith(("http://", "https://", "data:")):
+        path = Path(value).expanduser()
+        return Media(ref=path if path.is_absolute() or base is None else base / path)
+    if value is None:
+        raise DataError("a picture without content", mend="give a path, an address or the file's bytes")
+    return Media(ref=value)
+
+
+def _answer(value: Any) -> str:
+    """Text of a completion: a string, or messages whose last is the assistant's."""
+    if isinstance(value, str):
+        return value
+    messages = _messages(value, None)
+    if not messages or messages[-1].role != "assistant":
+        raise DataError("a completion that does not end with the assistant", mend="end it with an assistant turn")
+    return _text(messages[-1].content)
+
+
+def _text(content: tuple[Part, ...]) -> str:
+    if any(isinstance(part, Media) for part in content):
+        raise DataError("a picture in an assistant's turn", mend="pictures belong to the user's turns")
+    return "".join(part for part in content if isinstance(part, str))
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

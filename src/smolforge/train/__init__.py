@@ -1,0 +1,1 @@
+"""Training: `loop.train` is the algorithm on one screen; its parts stand beside it."""

@@ -1,0 +1,197 @@
+"""What a run does around the algorithm: begin, log, measure, save, end. Called by `loop.train`, in its order."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+
+from smolforge.data.batch import PackedBatch
+from smolforge.data.pipeline import Step
+from smolforge.errors import TrainingError
+from smolforge.model.build import count_parameters, load_model
+from smolforge.train.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
+from smolforge.train.evaluate import held_out, write_samples
+from smolforge.train.runtime import Runtime
+from smolforge.train.setup import Setup
+from smolforge.train.tracking import Tracking
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM fill the list instead of ending the process; a second one ends it."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller's program handles its signals
+        yield seen
+        return
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
+    """Say what will happen; measure what the run starts from; leave the recipe in the folder."""
+    state, recipe = run.progress, run.recipe
+    counts = count_parameters(run.model.model)
+    trainable = sum(part for _, part in counts.values())
+    parts = ", ".join(f"{part} {trains:,} of {total:,}" for part, (total, trains) in counts.items())
+    tracking.say(f"{recipe.model.name} on {runtime.device}: {trainable:,} parameters train ({parts})")
+    rows = ", ".join(f"{source.name} {len(source):,} rows" for source in run.stream.sources)
+    tracking.say(f"{rows}; {run.steps} steps of {recipe.batch.examples} examples, {run.folder}")
+    if runtime.is_main:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        settings = recipe.model_dump(mode="json")
+        (run.folder / "recipe.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        (run.folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    runtime.start_trackers("tensorboard")
+    if state.step:
+        tracking.say(f"going on from step {state.step}")
+        return
+    if not recipe.eval.data:
+        tracking.say("no eval.data: before and after are measured on training examples")
+    state.before = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
+    tracking.write("eval", 0, state.before)
+    runtime.track({f"eval/{name}": value for name, value in state.before.items()}, 0)
+    tracking.say(f"before: loss {state.before['loss']:.4f}")
+    if runtime.is_main and recipe.eval.samples:
+        write_samples(run.folder / "samples", "before", run.model, run.eval_stream, recipe.eval)
+
+
+def refuse_not_finite(loss: torch.Tensor, row: PackedBatch) -> None:
+    """A loss that is not finite ends the run before it spoils the weights."""
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {float(loss)}", where=", ".join(row.ids), mend="look at these rows, or lower optim.lr"
+        )
+
+
+def tell_gradients(run: Setup, step: Step, runtime: Runtime, tracking: Tracking) -> None:
+    """After the first step: which components received gradient. One that should and did not ends the run."""
+    if run.progress.step:
+        return
+    norms = run.optimizer.gradient_norms()
+    tracking.say("gradient norms: " + ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items()))
+    pictures = runtime.agree(any(len(row.run_tiles) for row in step.rows))
+    silent = [part for part, norm in norms.items() if norm == 0 and (pictures or part == "decoder")]
+    if silent and run.stream.renderer.images is not None:
+        raise TrainingError(
+            f"{' and '.join(silent)} should train and received no gradient", mend="freeze it, or look at the data"
+        )
+
+
+def log(
+    run: Setup,
+    runtime: Runtime,
+    tracking: Tracking,
+    means: dict[str, float],
+    *,
+    examples: float,
+    tokens: float,
+    norm: float,
+    factor: float,
+) -> None:
+    """One step's figures, to the bar, the log file and the trackers. `examples` and `tokens` are rates a second."""
+    step, recipe = run.progress.step, run.recipe
+    rate = factor * max(recipe.optim.rate(part) for part in run.optimizer.components)
+    figures = means | {"lr": rate, "grad_norm": norm, "examples/s": examples, "tokens/s": tokens}
+    tracking.step(step, figures)
+    if step % recipe.run.log_every == 0 or step == run.steps:
+        tracking.write("train", step, figures)
+        runtime.track({f"train/{name}": value for name, value in figures.items()}, step)
+
+
+def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> bool:
+    """Measure the held-out loss when it is due; True when early stopping ends the run."""
+    state, section = run.progress, run.recipe.run
+    if not section.eval_every or state.step % section.eval_every:
+        return False
+    metrics = held_out(run.model, run.objective, run.eval_stream, run.recipe.eval, runtime)
+    tracking.write("eval", state.step, metrics)
+    runtime.track({f"eval/{name}": value for name, value in metrics.items()}, state.step)
+    tracking.say(f"step {state.step}: held-out loss {metrics['loss']:.4f}")
+    stopping = section.early_stopping
+    state.waits += 1
+    if metrics["loss"] < state.best - (stopping.min_delta if stopping else 0.0):
+        state.best, state.best_step, state.waits = metrics["loss"], state.step, 0
+        if section.keep_best:
+            save(run, runtime)
+    if stopping and state.waits >= stopping.patience:
+        tracking.say(f"no better held-out loss in {state.waits} evaluations: stopping early")
+        return True
+    return False
+
+
+def save(run: Setup, runtime: Runtime) -> None:
+    """Write a checkpoint of this step, then delete the ones that are not kept."""
+    state, section = run.progress, run.recipe.run
+    if runtime.is_main:
+        folder = run.folder / "checkpoints"
+        path = folder / checkpoint_name(state.step)
+        save_checkpoint(path, run.model.model, run.processor, run.optimizer.state(), state.to_json(run.recipe))
+        best = [state.best_step] if section.keep_best else []
+        prune(folder, checkpoint_steps(folder)[-section.keep_last :] + best)
+    runtime.wait()
+
+
+def finish(run: Setup, runtime: Runtime, tracking: Tracking, *, stopped: bool) -> None:
+    """Measure what came of it, write the model, tell what was dropped. A stopped run only says how to go on."""
+    state, recipe = run.progress, run.recipe
+    if stopped and state.step < run.steps:
+        tracking.say(f"stopped and saved at step {state.step}; the same command goes on from there")
+        runtime.finish()
+        return
+    if recipe.run.early_stopping and state.best_step not in (0, state.step) and recipe.run.keep_best:
+        best = load_model(run.folder / "checkpoints" / checkpoint_name(state.best_step), dtype=run.model.dtype)
+        run.model.model.load_state_dict(best.state_dict())
+        tracking.say(f"the model is that of step {state.best_step}, with the lowest held-out loss")
+    after = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
+    runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
+    if runtime.is_main:
+        if recipe.eval.samples:
+            write_samples(run.folder / "samples", "after", run.model, run.eval_stream, recipe.eval)
+        save_model(run.folder / "model", run.model.model, run.processor)
+        summary = {
+            "before": state.before,
+            "after": after,
+            "measured_on": "held-out" if recipe.eval.data else "training examples",
+            "steps": state.step,
+            "seconds": state.seconds,
+            "peak_memory_bytes": peak_memory(runtime.device),
+            "dropped": dict(state.tally.dropped),
+            "changed": dict(state.tally.changed),
+            "notes": state.tally.lines(),
+        }
+        (run.folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    tracking.say(
+        f"after: loss {after['loss']:.4f} (before {state.before['loss']:.4f}); model in {run.folder / 'model'}"
+    )
+    for line in state.tally.lines():
+        tracking.say(line)
+    runtime.finish()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: CUDA's allocator, or the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+    import sys
+
+    peak: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,80 @@
+"""The training loop: the algorithm on one screen. It knows no objective by name."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from smolforge.recipe import Recipe
+from smolforge.train.chores import (
+    evaluate,
+    finish,
+    log,
+    refuse_not_finite,
+    save,
+    start,
+    stop_signals,
+    tell_gradients,
+)
+from smolforge.train.optim import schedule
+from smolforge.train.runtime import Runtime
+from smolforge.train.setup import set_up
+from smolforge.train.tracking import Tracking
+
+
+def train(recipe: Recipe) -> Path:
+    """Run a recipe, or go on with it; returns the run's folder.
+
+    Raises:
+        UserError: what stopped it; the last checkpoint stays.
+    """
+    runtime = Runtime(recipe.run)
+    run = set_up(recipe, runtime)
+    state, model, objective, optimizer = run.progress, run.model, run.objective, run.optimizer
+    tracking = Tracking(run.folder, steps=run.steps, first=state.step, speak=runtime.is_main)
+    with tracking, stop_signals() as stop:
+        start(run, runtime, tracking)
+        ahead = run.stream.steps(
+            state.step,
+            run.steps,
+            recipe.batch.examples,
+            rank=runtime.rank,
+            world=runtime.world,
+            workers=recipe.run.workers,
+        )
+        clock = time.monotonic()
+        for step in ahead:
+            torch.manual_seed(hash((recipe.run.seed, state.step)))  # dropout is a function of (seed, step)
+            model.train()
+            count, examples, tokens = runtime.sum(
+                [sum(map(objective.count, step.rows)), step.tally.examples, step.tally.tokens]
+            )
+            sums = dict.fromkeys(objective.metrics, 0.0)
+            for row in step.rows:
+                row = row.to(runtime.device)
+                output = objective.loss(model(row), row)
+                refuse_not_finite(output.loss, row)
+                (output.loss / count).backward()
+                sums = {name: sums[name] + float(output.metrics[name]) for name in sums}
+            runtime.sum_gradients(optimizer.gradients().values())
+            tell_gradients(run, step, runtime, tracking)
+            factor = schedule(recipe.optim, state.step, run.steps)
+            norm = optimizer.step(factor) if count else 0.0  # nothing usable in this step: nothing is learnt
+            means = dict(zip(sums, (total / (count or 1) for total in runtime.sum([*sums.values()]))))
+            state.step += 1
+            state.tally.add(step.tally)
+            state.seconds, clock, took = (
+                state.seconds + time.monotonic() - clock,
+                time.monotonic(),
+                time.monotonic() - clock,
+            )
+            log(run, runtime, tracking, means, examples=examples / took, tokens=tokens / took, norm=norm, factor=factor)
+            done = state.step == run.steps or runtime.agree(bool(stop)) or evaluate(run, runtime, tracking)
+            if done or state.step % recipe.run.save_every == 0:
+                save(run, runtime)
+            if done:
+                break
+        finish(run, runtime, tracking, stopped=bool(stop))
+    return run.folder

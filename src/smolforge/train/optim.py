@@ -1,0 +1,128 @@
+"""AdamW with a learning rate per component, float32 master weights, and the rate's schedule.
+
+A parameter in bfloat16 has 8 bits of mantissa: an update a thousand times smaller than the weight is lost. So what trains
+keeps a float32 copy here, gradients are accumulated in float32, and the model's weight is the copy rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from smolforge.model.build import component
+from smolforge.recipe import OptimSection
+
+
+class Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) over a model's trainable parameters.
+
+    Args:
+        model: parameters are named by it, in checkpoints and messages.
+        section: rates, decay, clipping.
+    """
+
+    def __init__(self, model: nn.Module, section: OptimSection) -> None:
+        self.section = section
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.masters = {name: self._master(p) for name, p in self.parameters.items()}
+        groups: dict[tuple[str, bool], list[torch.Tensor]] = {}
+        for name, master in self.masters.items():
+            groups.setdefault((component(name), master.ndim >= 2), []).append(master)
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": masters, "peak": section.rate(part), "weight_decay": section.weight_decay * decays}
+                for (part, decays), masters in groups.items()
+            ],
+            betas=section.betas,
+            eps=section.eps,
+            fused=True,
+        )
+
+    def _master(self, parameter: torch.Tensor) -> torch.Tensor:
+        if parameter.dtype == torch.float32:
+            return parameter
+        master = parameter.detach().float().requires_grad_()
+
+        def keep(p: torch.Tensor) -> None:  # runs as soon as a row's gradient is complete
+            assert p.grad is not None
+            grad = p.grad.float()
+            master.grad = grad if master.grad is None else master.grad.add_(grad)
+            p.grad = None
+
+        parameter.register_post_accumulate_grad_hook(keep)
+        return master
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Components that train."""
+        return tuple(dict.fromkeys(map(component, self.parameters)))
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Gradient of each parameter by name, zeros where none arrived."""
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        return {name: master.grad for name, master in self.masters.items() if master.grad is not None}
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Norm of the gradient of each component that trains."""
+        squares: dict[str, float] = {}
+        for name, grad in self.gradients().items():
+            squares[component(name)] = squares.get(component(name), 0.0) + float(grad.square().sum())
+        return {part: math.sqrt(square) for part, square in squares.items()}
+
+    def step(self, factor: float) -> float:
+        """Clip, update with each peak rate times `factor`, forget the gradients. Returns the norm before clipping."""
+        limit = self.section.clip if self.section.clip is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(self.masters.values(), limit)
+        for group in self.adamw.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.adamw.step()
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if self.masters[name] is not parameter:
+                    parameter.copy_(self.masters[name])
+        self.adamw.zero_grad(set_to_none=True)
+        return float(norm)
+
+    # state, as flat tensors ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything a continuation needs, by name: moments, step counts, master weights."""
+        return dict(self._tensors())
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Put a saved state back, bit for bit."""
+        for name, master in self.masters.items():
+            if master is not self.parameters[name]:
+                with torch.no_grad():
+                    master.copy_(state[f"master.{name}"])
+            saved = {key: state.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if saved["step"] is not None:
+                on = {key: value.to(master.device) for key, value in saved.items() if value is not None}
+                self.adamw.state[master] = on
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, master in self.masters.items():
+            if master is not self.parameters[name]:
+                yield f"master.{name}", master.detach()
+            for key, value in self.adamw.state.get(master, {}).items():
+                yield f"{key}.{name}", value
+
+
+def schedule(section: OptimSection, step: int, steps: int) -> float:
+    """Share of the peak rate at a step (from 0) of a run of `steps`.
+
+    >>> [round(schedule(OptimSection(schedule="linear", warmup=2), s, 6), 2) for s in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    warmup = round(section.warmup * steps) if section.warmup < 1 else round(section.warmup)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    if section.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if section.schedule == "linear" else 1.0

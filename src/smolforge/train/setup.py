@@ -1,0 +1,117 @@
+"""From a recipe to what the loop needs: model, data, objective, optimiser, and where an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smolforge.data.pipeline import Stream, Tally, open_stream
+from smolforge.data.processor import load_renderer
+from smolforge.errors import CheckpointError, DataError
+from smolforge.hub import local_folder
+from smolforge.model.build import load_model
+from smolforge.model.freeze import apply_freeze
+from smolforge.model.tree import TreeModel
+from smolforge.objectives import Objective, objective_of
+from smolforge.recipe import Recipe, differences
+from smolforge.train.checkpoint import load_state, newest_checkpoint
+from smolforge.train.optim import Optimizer
+from smolforge.train.runtime import Runtime
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all that a continuation must know besides weights and optimiser."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all attempts
+    before: dict[str, float] = field(default_factory=dict)  # held-out metrics of the starting point
+    best: float = math.inf  # lowest held-out loss
+    best_step: int = 0
+    waits: int = 0  # evaluations since then
+    tally: Tally = field(default_factory=Tally)
+
+    def to_json(self, recipe: Recipe) -> dict[str, Any]:
+        return asdict(self) | {"recipe": recipe.model_dump(mode="json")}
+
+    @staticmethod
+    def from_json(state: dict[str, Any]) -> Progress:
+        known = {name: value for name, value in state.items() if name not in ("recipe", "tally")}
+        tally = state["tally"]
+        counters = {name: Counter(tally[name]) for name in ("dropped", "changed")}
+        return Progress(**known, tally=Tally(**tally | counters))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run, ready to go."""
+
+    recipe: Recipe
+    folder: Path
+    model: TreeModel
+    processor: Path  # where the processor files come from
+    stream: Stream
+    eval_stream: Stream
+    objective: Objective
+    optimizer: Optimizer
+    progress: Progress
+    steps: int
+
+
+def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
+    """Load and open everything, data before weights; continue from the run's newest checkpoint when there is one.
+
+    Raises:
+        UserError: anything that would make the run fail later.
+    """
+    folder = recipe.run.dir
+    checkpoint = newest_checkpoint(folder / "checkpoints")
+    state, moments = load_state(checkpoint) if checkpoint else ({}, {})
+    refuse_other_recipe(recipe, folder, state)
+    base = local_folder(recipe.model.name, recipe.model.revision)
+    renderer = load_renderer(base, images=recipe.images, row_tokens=recipe.batch.row_tokens)
+    objective = objective_of(recipe.objective)
+    rows = {"row_tokens": recipe.batch.row_tokens, "kinds": objective.kinds}
+    stream = open_stream(recipe.data, renderer, seed=recipe.run.seed, **rows)
+    eval_stream = open_stream(recipe.eval.data, renderer, seed=0, **rows) if recipe.eval.data else stream
+    _meet_data(stream, recipe.batch.examples)
+    dtype = getattr(torch, recipe.model.dtype)
+    weights = load_model(checkpoint or base, dtype=dtype, device=runtime.device)
+    apply_freeze(weights, recipe.freeze)
+    norm = {"mean": renderer.images.mean, "std": renderer.images.std} if renderer.images else {}
+    model = TreeModel(weights, gradient_checkpointing=recipe.run.gradient_checkpointing, **norm).to(runtime.device)
+    optimizer = Optimizer(weights, recipe.optim)
+    if checkpoint:
+        optimizer.load(moments)
+    steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
+    return Setup(
+        recipe=recipe, folder=folder, model=model, processor=base, stream=stream, eval_stream=eval_stream,
+        objective=objective, optimizer=optimizer, steps=steps,
+        progress=Progress.from_json(state) if state else Progress(),
+    )  # fmt: skip
+
+
+def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:
+    """A run directory holds one recipe. Its copy there is written by the first attempt."""
+    written = folder / "recipe.json"
+    before = state.get("recipe") or (json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None)
+    changed = differences(before, recipe.model_dump(mode="json")) if before else []
+    if changed:
+        raise CheckpointError(
+            f"holds a run of another recipe ({'; '.join(changed)})",
+            where=folder,
+            mend="give this one its own run.dir, or delete that run",
+        )
+
+
+def _meet_data(stream: Stream, examples: int) -> None:
+    """Fail now, with the first reason, when no example of the first step can be used."""
+    tally = stream.step(range(min(examples, stream.num_rows))).tally
+    if tally.examples == 0:
+        raise DataError(f"none of the first {examples} examples can be used: {tally.named[0]}")
