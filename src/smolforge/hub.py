@@ -23,6 +23,8 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
         ModelError: no such path, not a Hub name, or the Hub does not give it.
     """
     path = Path(name).expanduser()
+    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
+        return path / "model"  # a run's folder stands for the model that came of it
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".") or path.suffix == ".gguf":

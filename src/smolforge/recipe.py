@@ -51,7 +51,7 @@ class FreezeSection(Section):
 
 class DataSection(Section):
     source: str
-    """A source by name (`smolforge train --sources` lists them), a file (.jsonl, .json, .parquet), a folder of pictures
+    """A source by name (scenes, the_cauldron, coco_captions, smoltalk), a file (.jsonl, .json, .parquet), a folder of pictures
     or of a saved dataset, or a Hub dataset name."""
     name: str | None = None
     """Configuration of a Hub dataset that has several."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,6 +70,11 @@ class Record:
     @property
     def media(self) -> tuple[Media, ...]:
         return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
+
+    @property
+    def prompt(self) -> Record:
+        """The record without its responses: what a model is asked."""
+        return replace(self, responses=())
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same row on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {n: t.to(device, non_blocking=True) for n, t in tensors.items() if isinstance(t, torch.Tensor)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: t.to(device) for n, t in values.items() if isinstance(t, torch.Tensor)}
         return replace(self, **moved)
 
     @property

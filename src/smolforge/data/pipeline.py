@@ -76,7 +76,6 @@ class Stream:
     mixture: Mixture
     renderer: Renderer
     kinds: frozenset[ResponseKind]  # responses the objective uses; others are not laid out
-    row_tokens: int
 
     @property
     def num_rows(self) -> int:
@@ -100,7 +99,7 @@ class Stream:
                 tally.drop(error, name)
                 continue
             _count(examples[-1], tally, name)
-        return Step(rows=tuple(pack_rows(examples, self.row_tokens)), tally=tally)
+        return Step(rows=tuple(row for _, row in pack_rows(examples, self.renderer.row_tokens)), tally=tally)
 
     def steps(
         self, first: int, last: int, size: int, *, rank: int = 0, world: int = 1, workers: int = 0
@@ -125,7 +124,7 @@ class Stream:
 
 
 def open_stream(
-    sections: Sequence[DataSection], renderer: Renderer, *, kinds: Collection[ResponseKind], row_tokens: int, seed: int
+    sections: Sequence[DataSection], renderer: Renderer, *, kinds: Collection[ResponseKind], seed: int
 ) -> Stream:
     """Open a recipe's sources as one mixed stream.
 
@@ -139,7 +138,6 @@ def open_stream(
         mixture=Mixture([len(source) for source in sources], weights or None, seed=seed),
         renderer=renderer,
         kinds=frozenset(kinds),
-        row_tokens=row_tokens,
     )
 
 
@@ -163,11 +161,12 @@ def prepare(
     return replace(example, images=tuple(replace(image, tiles=decoded[image.key]) for image in example.images))
 
 
-def pack_rows(examples: Sequence[Example], row_tokens: int) -> list[PackedBatch]:
-    """Examples as rows; those that share a picture stay together, so that it is encoded once."""
+def pack_rows(examples: Sequence[Example], row_tokens: int) -> list[tuple[list[int], PackedBatch]]:
+    """Examples as rows, each with the numbers of its examples; those that share a picture stay together, so that it is
+    encoded once."""
     shared = [[image.key for image in example.images] for example in examples]
     rows = pack([example.num_tokens for example in examples], row_tokens, shared)
-    return [collate([examples[number] for number in row]) for row in rows]
+    return [(row, collate([examples[number] for number in row])) for row in rows]
 
 
 def _count(example: Example, tally: Tally, name: str) -> None:

@@ -19,7 +19,7 @@ VISION_TYPES = ("idefics3", "smolvlm")
 
 
 def load_renderer(
-    folder: Path, *, images: ImagesSection | None = None, row_tokens: int | None = None, context: int | None = None
+    folder: Path, *, images: ImagesSection | None = None, row_tokens: int = 8192, context: int | None = None
 ) -> Renderer:
     """Renderer of a checkpoint folder in Hugging Face's format (or a .gguf file).
 
@@ -103,7 +103,7 @@ def _image_spec(config: dict[str, Any]) -> ImageSpec:
     )
 
 
-def _gguf_renderer(file: Path, row_tokens: int | None) -> Renderer:
+def _gguf_renderer(file: Path, row_tokens: int) -> Renderer:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

@@ -90,7 +90,7 @@ class Renderer:
     context: int  # positions the model has
     images: ImageSpec | None = None  # None for text-only models
     image_tokens: int = 0  # S: placeholders a tile
-    row_tokens: int | None = None  # tokens a packed row has; a tree must fit
+    row_tokens: int = 8192  # tokens a packed row has; a tree must fit
     _ids: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     # --- record -> example ---------------------------------------------------------------------------------------
@@ -107,7 +107,8 @@ class Renderer:
         """
         self._check(record)
         pictures = tuple(open_picture(m, max_pixels=self._spec(record).max_pixels) for m in record.media)
-        spec, messages, changes = self.images, record.messages, []
+        changes: list[str] = []
+        spec, messages = self.images, record.messages
         example = self._lay_out(record, messages, pictures, spec)
         excess = self._excess(example, reserve)
         while excess > 0 and pictures and spec is not None:
@@ -151,7 +152,8 @@ class Renderer:
     @cached_property
     def image_id(self) -> int:
         """Id of the `<image>` placeholder, -1 for text-only models."""
-        return self.tokenizer.token_to_id("<image>") if self.images is not None else -1
+        found = self.tokenizer.token_to_id("<image>") if self.images is not None else None
+        return -1 if found is None else found
 
     def picture_pieces(self, grid: Grid) -> list[str | None]:
         """A picture's text in pieces; None stands for one tile's run of placeholders.
@@ -199,7 +201,7 @@ class Renderer:
 
     def _excess(self, example: Example, reserve: int) -> int:
         over_context = example.depth + reserve - self.context
-        over_row = example.num_tokens - (self.row_tokens or example.num_tokens)
+        over_row = example.num_tokens - self.row_tokens
         return max(over_context, over_row)
 
     def _check(self, record: Record) -> None:

@@ -60,6 +60,12 @@ def add_family_tokens(tokenizer: Tokenizer) -> None:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in FAMILY_TOKENS])
 
 
+def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids a model's configuration names, for `model.build.assemble`."""
+    names = {"image": "<image>", "bos": "<|im_start|>", "eos": "<end_of_utterance>", "pad": "<|im_end|>"}
+    return {f"{key}_token_id": tokenizer.get_vocab()[name] for key, name in names.items()}
+
+
 def write_processor(folder: Path, tokenizer: Tokenizer, spec: ImageSpec, *, image_tokens: int, context: int) -> None:
     """Write the files that `Idefics3Processor.from_pretrained` and `load_renderer` read."""
     folder.mkdir(parents=True, exist_ok=True)

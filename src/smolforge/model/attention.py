@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.nn import functional as F
@@ -131,7 +132,7 @@ def flex_attention(batch: PackedBatch, *, compiled: bool = True) -> Attend:
 
     length = batch.num_tokens
     mask = create_block_mask(allowed, None, None, length, length, device=str(nodes.device))
-    kernel = _compiled(flex) if compiled else flex
+    kernel = _compiled() if compiled else flex
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]  # (1, H or G, L, E)
@@ -141,10 +142,9 @@ def flex_attention(batch: PackedBatch, *, compiled: bool = True) -> Attend:
     return attend
 
 
-_KERNELS: dict[Callable, Callable] = {}  # torch.compile once a process
+@cache
+def _compiled() -> Callable:
+    """The fused kernel, compiled once a process."""
+    from torch.nn.attention.flex_attention import flex_attention as flex
 
-
-def _compiled(function: Callable) -> Callable:
-    if function not in _KERNELS:
-        _KERNELS[function] = torch.compile(function, dynamic=True)
-    return _KERNELS[function]
+    return torch.compile(flex, dynamic=True)

@@ -33,6 +33,9 @@ class TreeModel(nn.Module):
         gradient_checkpointing: recompute decoder layers and tower in the backward pass.
     """
 
+    mean: torch.Tensor  # (3, 1, 1)
+    std: torch.Tensor
+
     def __init__(
         self,
         model: nn.Module,

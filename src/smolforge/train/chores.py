@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
+import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from types import FrameType
-from typing import Any
 
 import torch
 import yaml
@@ -127,7 +130,7 @@ def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> bool:
     tracking.say(f"step {state.step}: held-out loss {metrics['loss']:.4f}")
     stopping = section.early_stopping
     state.waits += 1
-    if metrics["loss"] < state.best - (stopping.min_delta if stopping else 0.0):
+    if state.best is None or metrics["loss"] < state.best - (stopping.min_delta if stopping else 0.0):
         state.best, state.best_step, state.waits = metrics["loss"], state.step, 0
         if section.keep_best:
             save(run, runtime)
@@ -176,6 +179,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking, *, stopped: bool) -
             "dropped": dict(state.tally.dropped),
             "changed": dict(state.tally.changed),
             "notes": state.tally.lines(),
+            "versions": versions(),
         }
         (run.folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     tracking.say(
@@ -186,12 +190,16 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking, *, stopped: bool) -
     runtime.finish()
 
 
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    packages = ("smolforge", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
+    python = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    return python | {package: metadata.version(package) for package in packages}
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes held so far: CUDA's allocator, or the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
-    import sys
-
-    peak: Any = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) * (1 if sys.platform == "darwin" else 1024)

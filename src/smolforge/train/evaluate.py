@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,7 @@ def write_samples(
     picked = list(_pick(stream, section.samples))
     prompts = []
     for record in picked:
-        prompt = replace(record, responses=())
-        prompts.append(prepare(prompt, replace(stream.renderer, row_tokens=None), reserve=section.max_new_tokens))
+        prompts.append(prepare(record.prompt, stream.renderer, reserve=section.max_new_tokens))
     model.eval()
     answers = generate(model, stream.renderer, prompts, Sampling(max_new_tokens=section.max_new_tokens))
     folder.mkdir(parents=True, exist_ok=True)

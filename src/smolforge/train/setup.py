@@ -9,13 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from smolforge.data.pipeline import Stream, Tally, open_stream
 from smolforge.data.processor import load_renderer
 from smolforge.errors import CheckpointError, DataError
 from smolforge.hub import local_folder
-from smolforge.model.build import load_model
+from smolforge.loading import load_tree
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
@@ -32,7 +30,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0  # of training, over all attempts
     before: dict[str, float] = field(default_factory=dict)  # held-out metrics of the starting point
-    best: float = math.inf  # lowest held-out loss
+    best: float | None = None  # lowest held-out loss
     best_step: int = 0
     waits: int = 0  # evaluations since then
     tally: Tally = field(default_factory=Tally)
@@ -77,16 +75,13 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     base = local_folder(recipe.model.name, recipe.model.revision)
     renderer = load_renderer(base, images=recipe.images, row_tokens=recipe.batch.row_tokens)
     objective = objective_of(recipe.objective)
-    rows = {"row_tokens": recipe.batch.row_tokens, "kinds": objective.kinds}
-    stream = open_stream(recipe.data, renderer, seed=recipe.run.seed, **rows)
-    eval_stream = open_stream(recipe.eval.data, renderer, seed=0, **rows) if recipe.eval.data else stream
+    stream = open_stream(recipe.data, renderer, kinds=objective.kinds, seed=recipe.run.seed)
+    eval_stream = open_stream(recipe.eval.data, renderer, kinds=objective.kinds, seed=0) if recipe.eval.data else stream
     _meet_data(stream, recipe.batch.examples)
-    dtype = getattr(torch, recipe.model.dtype)
-    weights = load_model(checkpoint or base, dtype=dtype, device=runtime.device)
-    apply_freeze(weights, recipe.freeze)
-    norm = {"mean": renderer.images.mean, "std": renderer.images.std} if renderer.images else {}
-    model = TreeModel(weights, gradient_checkpointing=recipe.run.gradient_checkpointing, **norm).to(runtime.device)
-    optimizer = Optimizer(weights, recipe.optim)
+    model = load_tree(checkpoint or base, renderer, dtype=recipe.model.dtype, device=runtime.device)
+    model.gradient_checkpointing = recipe.run.gradient_checkpointing
+    apply_freeze(model.model, recipe.freeze)
+    optimizer = Optimizer(model.model, recipe.optim)
     if checkpoint:
         optimizer.load(moments)
     steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)

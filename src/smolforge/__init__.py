@@ -1,0 +1,139 @@
+"""smolforge: small vision-language models of the SmolVLM family, on token trees.
+
+The verbs of the command line as functions; each imports what it needs when it is called.
+
+    import smolforge
+
+    model = smolforge.load("HuggingFaceTB/SmolVLM-256M-Instruct")
+    answer = smolforge.generate(model, "What is in the picture?", images=["cat.jpg"])
+    print(answer.text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolforge.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from smolforge.describe import Description
+    from smolforge.generate import Answer
+    from smolforge.loading import Loaded
+    from smolforge.recipe import ImagesSection, Recipe
+
+__version__ = "0.1.0"
+__all__ = ["UserError", "describe", "generate", "load", "score", "train"]
+
+
+def load(
+    name: str,
+    *,
+    dtype: str | None = None,
+    device: str = "auto",
+    images: ImagesSection | None = None,
+    revision: str | None = None,
+) -> Loaded:
+    """Load a model by folder, run folder, .gguf file or Hub name.
+
+    Args:
+        dtype: "float32" or "bfloat16"; float32 on a CPU, bfloat16 on CUDA when left out.
+        device: "auto", "cpu", "cuda" or "mps".
+        images: changes of the checkpoint's own picture rules.
+
+    Raises:
+        UserError: it cannot be loaded; the message says what to change.
+    """
+    from smolforge.loading import load as load_
+
+    return load_(name, dtype=dtype, device=device, images=images, revision=revision)
+
+
+def generate(
+    model: Loaded | str,
+    prompt: str,
+    *,
+    images: Sequence[str | Path | bytes | Image] = (),
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+) -> Answer:
+    """Answer a prompt about pictures, or about nothing but itself.
+
+    Args:
+        model: from `load`, or a name to load.
+        images: paths, addresses, encoded bytes or PIL pictures; they stand before the prompt.
+        temperature: 0 takes the likeliest token; 1 draws from the model's own distribution.
+
+    Raises:
+        UserError: the model or a picture cannot be read, or the prompt is too long.
+    """
+    from smolforge.data.pipeline import prepare
+    from smolforge.generate import Sampling
+    from smolforge.generate import generate as generate_
+    from smolforge.records import Media, Message, Part, Record
+
+    loaded = load(model) if isinstance(model, str) else model
+    pictures = [
+        Media(ref=Path(i) if isinstance(i, str) and "://" not in i and not i.startswith("data:") else i) for i in images
+    ]
+    content: tuple[Part, ...] = (*pictures, prompt)
+    record = Record(id="0", source="prompt", messages=(Message(role="user", content=content),), responses=())
+    example = prepare(record, loaded.renderer, reserve=max_new_tokens)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    return generate_(loaded.model, loaded.renderer, [example], sampling)[0]
+
+
+def score(
+    model: Loaded | str, data: str, *, split: str = "train", prompt: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """How likely a model finds each response of each record.
+
+    Args:
+        data: a file, folder, source name or Hub name, as in a recipe.
+        prompt: instruction for rows that bring none (picture + caption).
+
+    Yields:
+        {"id": .., "responses": [{"kind": .., "logprob": sum in nats, "tokens": n}, ..]} or {"id": .., "error": ..}.
+
+    Raises:
+        UserError: the model or the data cannot be opened.
+    """
+    from smolforge.data.sources.tables import open_source
+    from smolforge.recipe import DataSection
+    from smolforge.score import score as score_
+
+    source = open_source(DataSection(source=data, split=split, prompt=prompt))
+    return score_(load(model) if isinstance(model, str) else model, source)
+
+
+def train(recipe: Recipe | str | Path, *overrides: str) -> Path:
+    """Run a recipe, or go on with it; returns the run's folder, whose `model` is the result.
+
+    Args:
+        recipe: a file, or a built `Recipe`.
+        overrides: "key=value" strings such as "run.steps=100", for a file.
+
+    Raises:
+        UserError: what stopped it; the last checkpoint stays.
+    """
+    from smolforge.recipe import Recipe, load_recipe
+    from smolforge.train.loop import train as train_
+
+    return train_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
+
+
+def describe(name: str) -> Description:
+    """Components, parameter counts, image tokens and special tokens of a model or preset; reads no weights.
+
+    Raises:
+        UserError: not a model of the family.
+    """
+    from smolforge.describe import describe as describe_
+
+    return describe_(name)

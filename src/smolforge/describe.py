@@ -1,0 +1,112 @@
+"""What a model is: components, parameters, image tokens, context, special tokens. No weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from smolforge.data.processor import VISION_TYPES, load_renderer
+from smolforge.data.tokenizer import BASE_TOKENS, FAMILY_TOKENS
+from smolforge.errors import ModelError
+from smolforge.hub import local_folder
+from smolforge.model.build import CLASSES, count_parameters, shape_config
+from smolforge.model.freeze import apply_freeze
+from smolforge.model.presets import PRESETS
+from smolforge.recipe import FreezeSection
+
+SHOWN_TOKENS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<fake_token_around_image>",
+    "<image>",
+    "<global-img>",
+    "<end_of_utterance>",
+)
+V1_TOKENS = (
+    "<fake_token_around_image>",
+    "<image>",
+    "<end_of_utterance>",
+)  # of the first 2.2B; tile marks are plain text there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A model in numbers."""
+
+    name: str
+    model_type: str
+    parameters: dict[str, tuple[int, int]]  # component -> (all, trainable)
+    context: int
+    vocabulary: int
+    image_tokens: int | None  # tokens a tile takes in the decoder; None for text-only models
+    tile: int | None  # pixels
+    special_tokens: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(total for total, _ in self.parameters.values())
+
+    @property
+    def trainable(self) -> int:
+        return sum(trainable for _, trainable in self.parameters.values())
+
+
+def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
+    """Describe a folder, a .gguf file, a Hub name or a preset.
+
+    Args:
+        freeze: what a recipe freezes; everything trains when left out.
+
+    Raises:
+        ModelError: not a model of the family.
+    """
+    shape = PRESETS.get(name) if not Path(name).exists() else None
+    if shape is not None:
+        config, special = shape_config(shape), _preset_tokens(shape.vocab)
+    else:
+        folder = local_folder(name, files=("*.json", "*.txt", "*.jinja"))
+        config = _config(folder)
+        tokenizer = load_renderer(folder).tokenizer
+        ids = {token: tokenizer.token_to_id(token) for token in SHOWN_TOKENS}
+        special = {token: number for token, number in ids.items() if number is not None}
+    with torch.device("meta"):
+        model = CLASSES[config.model_type][1](config)
+    apply_freeze(model, freeze or FreezeSection())
+    vision = config.model_type in VISION_TYPES
+    text = config.text_config if vision else config
+    side = config.vision_config.image_size // config.vision_config.patch_size if vision else 0
+    return Description(
+        name=name,
+        model_type=config.model_type,
+        parameters=count_parameters(model),
+        context=text.max_position_embeddings,
+        vocabulary=text.vocab_size,
+        image_tokens=(side // config.scale_factor) ** 2 if vision else None,
+        tile=config.vision_config.image_size if vision else None,
+        special_tokens=special,
+    )
+
+
+def _config(folder: Path) -> Any:
+    try:
+        if folder.suffix == ".gguf":
+            config = AutoConfig.from_pretrained(folder.parent, gguf_file=folder.name)
+        else:
+            config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError("no readable configuration", where=folder, mend="this is not a model folder") from error
+    if config.model_type not in CLASSES:
+        raise ModelError(f"model type {config.model_type}", where=folder, mend=f"smolforge runs {', '.join(CLASSES)}")
+    return config
+
+
+def _preset_tokens(vocab: int) -> dict[str, int]:
+    """Special tokens of a preset by the family's layout: at the end of the vocabulary."""
+    added = V1_TOKENS if vocab == 49155 else FAMILY_TOKENS
+    ids = {token: number for number, token in enumerate(BASE_TOKENS)}
+    ids |= {token: vocab - len(added) + number for number, token in enumerate(added)}
+    return {token: ids[token] for token in SHOWN_TOKENS if token in ids}

@@ -1,0 +1,1 @@
+"""Measuring: metrics as pure functions, benchmarks one file each."""

@@ -1,0 +1,77 @@
+"""A checkpoint as one object: the tree model and the renderer that belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from smolforge.data.processor import load_renderer
+from smolforge.data.render import Renderer
+from smolforge.errors import ModelError
+from smolforge.hub import local_folder
+from smolforge.model.build import load_model
+from smolforge.model.tree import TreeModel
+from smolforge.recipe import ImagesSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model that can be asked and scored."""
+
+    model: TreeModel
+    renderer: Renderer
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.head.weight.device
+
+
+def load(
+    name: str,
+    *,
+    dtype: str | None = None,
+    device: str = "auto",
+    images: ImagesSection | None = None,
+    revision: str | None = None,
+) -> Loaded:
+    """Load a checkpoint by folder, run folder, .gguf file or Hub name.
+
+    Args:
+        dtype: "float32" or "bfloat16"; float32 on a CPU, bfloat16 on CUDA when left out.
+        device: "auto", "cpu", "cuda", "mps", or one of several ("cuda:1").
+        images: changes of the checkpoint's own picture rules.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    place = pick_device(device)
+    folder = local_folder(name, revision)
+    renderer = load_renderer(folder, images=images)
+    chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
+    return Loaded(model=load_tree(folder, renderer, dtype=chosen, device=place), renderer=renderer, folder=folder)
+
+
+def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device) -> TreeModel:
+    """The TreeModel of a folder, normalising pixels as its renderer's picture rules say. Raises ModelError."""
+    weights = load_model(folder, dtype=getattr(torch, dtype), device=device)
+    model = TreeModel(weights)
+    if renderer.images is not None:
+        model = TreeModel(weights, mean=renderer.images.mean, std=renderer.images.std)
+    return model.to(device).eval()
+
+
+def pick_device(device: str) -> torch.device:
+    """The device by name; "auto" is CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: it is not here.
+    """
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if here[kind]))
+    if not here.get(device.split(":")[0], False):
+        raise ModelError("no such device here", where=device, mend="use auto, or see `smolforge doctor`")
+    return torch.device(device)
