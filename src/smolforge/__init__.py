@@ -20,8 +20,8 @@ from smolforge.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from smolforge.describe import Description
-    from smolforge.generate import Answer
+    from smolforge.description import Description
+    from smolforge.generation import Answer
     from smolforge.loading import Loaded
     from smolforge.recipe import ImagesSection, Recipe
 
@@ -74,8 +74,8 @@ def generate(
         UserError: the model or a picture cannot be read, or the prompt is too long.
     """
     from smolforge.data.pipeline import prepare
-    from smolforge.generate import Sampling
-    from smolforge.generate import generate as generate_
+    from smolforge.generation import Sampling
+    from smolforge.generation import generate as generate_
     from smolforge.records import Media, Message, Part, Record
 
     loaded = load(model) if isinstance(model, str) else model
@@ -106,7 +106,7 @@ def score(
     """
     from smolforge.data.sources.tables import open_source
     from smolforge.recipe import DataSection
-    from smolforge.score import score as score_
+    from smolforge.scoring import score as score_
 
     source = open_source(DataSection(source=data, split=split, prompt=prompt))
     return score_(load(model) if isinstance(model, str) else model, source)
@@ -123,7 +123,7 @@ def train(recipe: Recipe | str | Path, *overrides: str) -> Path:
         UserError: what stopped it; the last checkpoint stays.
     """
     from smolforge.recipe import Recipe, load_recipe
-    from smolforge.train.loop import train as train_
+    from smolforge.training.loop import train as train_
 
     return train_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
 
@@ -134,6 +134,6 @@ def describe(name: str) -> Description:
     Raises:
         UserError: not a model of the family.
     """
-    from smolforge.describe import describe as describe_
+    from smolforge.description import describe as describe_
 
     return describe_(name)

@@ -62,7 +62,7 @@ def train(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: a misspelt key answers at once
     from smolforge.report import write_report
-    from smolforge.train.loop import train
+    from smolforge.training.loop import train
 
     print(f"report: {write_report(train(recipe))}")
     return 0

@@ -12,12 +12,12 @@ from smolforge.data.pipeline import prepare
 from smolforge.data.sources.scenes import PROMPT, SIZE, SceneTable, record, scene
 from smolforge.data.tokenizer import token_ids, train_tokenizer, write_processor
 from smolforge.evals.scenes import scene_scores
-from smolforge.generate import Sampling, generate
+from smolforge.generation import Sampling, generate
 from smolforge.loading import load
 from smolforge.model.build import assemble, quiet
 from smolforge.model.presets import PRESETS
 from smolforge.recipe import Recipe, parse_recipe
-from smolforge.train.loop import train
+from smolforge.training.loop import train
 
 HELD_OUT = 200  # captions that are scored
 LONGEST = 64  # tokens of a caption, with room to spare: three objects take 34

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -132,7 +133,7 @@ def flex_attention(batch: PackedBatch, *, compiled: bool = True) -> Attend:
 
     length = batch.num_tokens
     mask = create_block_mask(allowed, None, None, length, length, device=str(nodes.device))
-    kernel = _compiled() if compiled else flex
+    kernel: Any = _compiled() if compiled else flex
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]  # (1, H or G, L, E)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +59,53 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
     return model.to(device).eval()
 
 
-def assemble(shape: Shape, *, image_token_id: int | None = None, seed: int = 0, **token_ids: int) -> Any:
-    """A freshly initialised model of a shape: SigLIP tower, pixel shuffle and projection, Llama decoder.
+def assemble(
+    shape: Shape, *, decoder: Any = None, image_token_id: int | None = None, seed: int = 0, **token_ids: int
+) -> Any:
+    """A model of a shape: SigLIP tower, pixel shuffle and projection, Llama decoder, freshly initialised.
 
     Args:
         shape: one of `PRESETS`, or one's own.
+        decoder: a `LlamaForCausalLM` whose weights become the decoder's. It may have fewer token rows than the shape: the new
+            ones are drawn around the mean of the old, except that the last, <end_of_utterance>, starts as the decoder's own
+            closing token. A tied head is untied.
         image_token_id: id of `<image>`; by default the family's place for the vocabulary's size.
         seed: of the random initial weights.
         token_ids: bos_token_id, eos_token_id, pad_token_id.
 
     Raises:
-        ModelError: the patch grid is not divisible by the shuffle factor.
+        ModelError: the patch grid is not divisible by the shuffle factor, or the decoder has other shapes.
     """
     torch.manual_seed(seed)
     config = shape_config(shape, image_token_id=image_token_id, **token_ids)
-    return CLASSES[shape.model_type][1](config).eval()
+    model = CLASSES[shape.model_type][1](config)
+    if decoder is not None:
+        _take_decoder(model, decoder)
+    return model.eval()
+
+
+def _take_decoder(model: Any, decoder: Any) -> None:
+    weights = decoder.model.state_dict()
+    rows, close = model.lm_head.weight.shape[0], decoder.config.eos_token_id
+    weights["embed_tokens.weight"] = _more_rows(weights["embed_tokens.weight"], rows, close)
+    try:
+        model.model.text_model.load_state_dict(weights)
+        model.lm_head.load_state_dict({"weight": _more_rows(decoder.lm_head.weight, rows, close)})
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ModelError(
+            f"the decoder does not fit the shape ({first})", mend="choose the preset of its size"
+        ) from error
+
+
+@torch.no_grad()
+def _more_rows(table: torch.Tensor, rows: int, close: int) -> torch.Tensor:
+    """A token table with `rows` rows: the new ones are the mean of the old with a tenth of their spread, the last is `close`."""
+    if rows <= len(table):
+        return table
+    new = torch.randn(rows - len(table), table.shape[1]) * table.std(0) * 0.1 + table.mean(0)
+    new[-1] = table[close]
+    return torch.cat([table, new])
 
 
 def shape_config(shape: Shape, *, image_token_id: int | None = None, **token_ids: int) -> Any:
@@ -125,16 +158,10 @@ def component(name: str) -> str:
     return "connector" if "connector." in name else "decoder"
 
 
-def resize_vocabulary(model: Any, rows: int) -> None:
-    """Grow embeddings and head to `rows` tokens; new rows are drawn around the mean of the old ones."""
-    with quiet():
-        model.resize_token_embeddings(rows, mean_resizing=True)
-
-
 def _load_gguf(file: Path) -> Any:
     """Weights of a GGUF, de-quantised into a plain LlamaForCausalLM that can be trained and saved."""
     try:
-        with quiet():
+        with quiet(), redirect_stderr(io.StringIO()):  # its conversion bar knows no switch
             read = LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except ImportError as error:
         raise ModelError("GGUF needs the gguf package", where=file, mend="pip install 'smolforge[gguf]'") from error

@@ -22,7 +22,7 @@ from smolforge.records import Media, Message, Record, Response, fingerprint
 
 COLOURS = {
     "red": (214, 40, 40), "green": (46, 160, 67), "blue": (40, 90, 220), "yellow": (245, 205, 30),
-    "purple": (140, 60, 190), "orange": (245, 130, 30),
+    "purple": (140, 60, 190), "pink": (245, 140, 190),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "star")
 PLACES = {
@@ -68,8 +68,8 @@ class Scene:
         for thing in self.things:
             column, row = list(PLACES.values())[thing.place]
             cell = SIZE * 2 / 3
-            x, y = (column + 0.5) * cell + rng.uniform(-5, 5), (row + 0.5) * cell + rng.uniform(-5, 5)
-            _draw_shape(pen, thing.shape, x, y, rng.uniform(19, 26), COLOURS[thing.colour])
+            x, y = (column + 0.5) * cell + rng.uniform(-4, 4), (row + 0.5) * cell + rng.uniform(-4, 4)
+            _draw_shape(pen, thing.shape, x, y, rng.uniform(17, 23), COLOURS[thing.colour])
         return image.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 

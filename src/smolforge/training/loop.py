@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from smolforge.recipe import Recipe
-from smolforge.train.chores import (
+from smolforge.training.chores import (
     evaluate,
     finish,
     log,
@@ -18,10 +18,10 @@ from smolforge.train.chores import (
     stop_signals,
     tell_gradients,
 )
-from smolforge.train.optim import schedule
-from smolforge.train.runtime import Runtime
-from smolforge.train.setup import set_up
-from smolforge.train.tracking import Tracking
+from smolforge.training.optim import schedule
+from smolforge.training.runtime import Runtime
+from smolforge.training.setup import set_up
+from smolforge.training.tracking import Tracking
 
 
 def train(recipe: Recipe) -> Path:

@@ -18,9 +18,9 @@ from smolforge.model.freeze import apply_freeze
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
 from smolforge.recipe import Recipe, differences
-from smolforge.train.checkpoint import load_state, newest_checkpoint
-from smolforge.train.optim import Optimizer
-from smolforge.train.runtime import Runtime
+from smolforge.training.checkpoint import load_state, newest_checkpoint
+from smolforge.training.optim import Optimizer
+from smolforge.training.runtime import Runtime
 
 
 @dataclass

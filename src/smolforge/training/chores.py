@@ -19,11 +19,11 @@ from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.model.build import count_parameters, load_model
-from smolforge.train.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
-from smolforge.train.evaluate import held_out, write_samples
-from smolforge.train.runtime import Runtime
-from smolforge.train.setup import Setup
-from smolforge.train.tracking import Tracking
+from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
+from smolforge.training.evaluate import held_out, write_samples
+from smolforge.training.runtime import Runtime
+from smolforge.training.setup import Setup
+from smolforge.training.tracking import Tracking
 
 
 @contextmanager

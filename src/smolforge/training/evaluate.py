@@ -11,12 +11,12 @@ import torch
 
 from smolforge.data.pipeline import Stream, prepare
 from smolforge.errors import DataError, TrainingError
-from smolforge.generate import Sampling, generate
+from smolforge.generation import Sampling, generate
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective
 from smolforge.recipe import EvalSection
 from smolforge.records import Media, Record
-from smolforge.train.runtime import Runtime
+from smolforge.training.runtime import Runtime
 
 CHUNK = 32  # examples measured at a time
 
