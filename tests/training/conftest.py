@@ -1,0 +1,38 @@
+"""A small supervised run that trains in a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smolforge.recipe import Recipe, parse_recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make_recipe(tiny: Path, tmp_path: Path) -> MakeRecipe:
+    """Recipe of a run on drawn scenes; keyword arguments are `key=value` overrides with `.` written `__`."""
+
+    def make(**overrides: Any) -> Recipe:
+        tree = {
+            "model": {"name": str(tiny)},
+            "data": [{"source": "scenes"}],
+            "eval": {"data": [{"source": "scenes", "split": "test"}], "examples": 8, "samples": 0},
+            "optim": {"lr": 1e-3, "warmup": 2},
+            "batch": {"examples": 4, "row_tokens": 256},
+            "run": {
+                "dir": str(tmp_path / "run"),
+                "steps": 10,
+                "save_every": 4,
+                "device": "cpu",
+                "trackers": [],
+                "workers": 0,
+            },
+        }
+        return parse_recipe(tree, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
+
+    return make

@@ -1,0 +1,105 @@
+"""Killed at any moment, a run ends in the same weights; several processes reach the single process's numbers.
+
+Real processes, real SIGKILLs. They come from a fork server that has imported everything, so that each starts at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smolforge.recipe import Recipe
+from smolforge.training.checkpoint import UNFINISHED, checkpoint_steps
+from smolforge.training.tracking import read_metrics
+
+KILLS = 12
+
+
+def _train(recipe: Recipe, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    from smolforge.training.loop import train
+
+    train(recipe)
+
+
+@pytest.fixture(scope="module")
+def start_process():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["smolforge.training.loop", __name__])
+
+    def start(recipe: Recipe, **environment: str) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=_train, args=(recipe, environment))
+        process.start()
+        return process
+
+    return start
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_recipe, start_process, tmp_path):
+    """At least ten SIGKILLs, at moments from start-up to saving (a checkpoint every other step keeps saving frequent)."""
+    settings = {"run__steps": 24, "run__save_every": 2, "run__eval_every": 5, "run__workers": 1}
+    whole = start_process(make_recipe(run__dir=tmp_path / "whole", **settings))
+    whole.join(120)
+    assert whole.exitcode == 0
+    recipe = make_recipe(run__dir=tmp_path / "killed", **settings)
+    draw = random.Random(0)
+    kills, longest = 0, 0.6
+    while kills < KILLS:
+        process = start_process(recipe)
+        process.join(draw.uniform(0.0, longest))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+            longest *= 1.15  # so that later attempts get further, on slow machines too
+        else:  # it finished before ten kills: begin anew, the kills count on
+            assert process.exitcode == 0
+            assert_equal(tmp_path / "whole", tmp_path / "killed")
+            (tmp_path / "killed").rename(tmp_path / f"done-{kills}-{len(os.listdir(tmp_path))}")
+            longest = 0.6
+    last = start_process(recipe)
+    last.join(120)
+    assert last.exitcode == 0
+    assert_equal(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed" / "checkpoints").glob(f"*{UNFINISHED}"))
+
+
+def assert_equal(a: Path, b: Path) -> None:
+    ours, theirs = final_weights(a), final_weights(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    steps = [[(e["kind"], e["step"], e["loss"]) for e in read_metrics(folder)] for folder in (a, b)]
+    assert steps[0] == steps[1], "the log, too, is that of one run"
+    assert checkpoint_steps(a / "checkpoints") == checkpoint_steps(b / "checkpoints")
+
+
+def test_two_processes_reach_the_numbers_of_one(make_recipe, start_process, tmp_path):
+    """Gradients are sums divided by a global count, so ranks may hold different rows. Tolerance: order of additions."""
+    one = start_process(make_recipe(run__dir=tmp_path / "one"))
+    one.join(120)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    recipe = make_recipe(run__dir=tmp_path / "two")
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [start_process(recipe, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(2)]
+    for process in (one, *ranks):
+        process.join(120)
+        assert process.exitcode == 0
+    losses = [[e["loss"] for e in read_metrics(tmp_path / name) if e["kind"] == "train"] for name in ("one", "two")]
+    assert len(losses[0]) == 10
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
