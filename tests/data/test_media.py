@@ -27,8 +27,8 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import (
 from smolforge.data.media import (
     Grid,
     ImageSpec,
-    first_size,
     fewer_tiles,
+    first_size,
     open_picture,
     tile_grid,
     tile_pixels,
@@ -208,7 +208,7 @@ def test_orientation(kind: str, orientation: int, tmp_path: Path) -> None:
     assert (picture.width, picture.height) == upright.size
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO", "AVIF", "JPEG2000"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"])
 def test_every_format_knows_its_size(kind: str) -> None:
     """The size that plans the tiles is the size of the pixels."""
     picture = open_picture(Media(ref=encoded(noise(48, 32), kind)))
@@ -278,9 +278,21 @@ def test_pixel_limit() -> None:
 
 
 def test_pixel_limit_can_be_raised() -> None:
-    """`images.max_pixels` is the limit, also above the 178 million at which Pillow stops by itself."""
-    picture = open_picture(Media(ref=bomb(20_000, 20_000)), max_pixels=500_000_000)
-    assert (picture.width, picture.height) == (20_000, 20_000)
+    """Between Pillow's warning (89 million) and its own refusal (179 million) the recipe decides, without a warning."""
+    size = (12_000, 12_000)
+    header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54, 0, 54, 40, *size, 1, 24, 0, 0, 0, 0, 0, 0)
+    picture = open_picture(Media(ref=header), max_pixels=150_000_000)
+    assert (picture.width, picture.height) == size
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
+def test_opening_decodes_no_pixels(kind: str) -> None:
+    """The size of a file whose pixels are missing is known; what is missing comes out when they are asked for."""
+    data = encoded(noise(64, 64), kind)
+    picture = open_picture(Media(ref=data[: len(data) * 2 // 3]))
+    assert (picture.width, picture.height) == (64, 64)
+    with pytest.raises(MediaError):
+        picture.pixels()
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -343,14 +355,13 @@ def seeds(kind: str) -> list[bytes]:
 
 
 def survives(data: bytes) -> None:
-    """Whatever the bytes, tiles of the promised shape or a MediaError of one line. Pillow's warnings may come."""
+    """Whatever the bytes, tiles of the promised shape or a MediaError. Pillow's warnings may come."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             picture = open_picture(Media(ref=data), max_pixels=10_000)
             pixels = picture.pixels()
-        except MediaError as error:
-            assert "\n" not in str(error)
+        except MediaError:
             return
         assert pixels.mode == "RGB"
         assert pixels.size == (picture.width, picture.height)

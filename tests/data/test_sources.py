@@ -1,0 +1,259 @@
+"""Every row shape the ecosystem uses, from every kind of file, as records."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from smolforge.data.sources import cauldron, shapes
+from smolforge.data.sources.tables import SOURCES, open_source, split_slice
+from smolforge.errors import DataError
+from smolforge.recipe import DataSection
+from smolforge.records import Media, Message, Record, Response
+
+TURNS = [
+    {"role": "user", "content": "one?"},
+    {"role": "assistant", "content": "1"},
+    {"role": "user", "content": "two?"},
+    {"role": "assistant", "content": "2"},
+]
+IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "what?"}
+
+
+def read(row: dict, **options) -> Record:
+    return shapes.record(row, id="7", source="s", **options)
+
+
+def user(*content) -> Message:
+    return Message(role="user", content=content)
+
+
+def kinds(record: Record) -> list[tuple[str, str]]:
+    return [(response.kind, response.text) for response in record.responses]
+
+
+def test_messages_train_every_assistant_turn():
+    record = read({"messages": TURNS})
+    assert [message.train for message in record.messages] == [False, True, False]
+    assert kinds(record) == [("target", "2")]
+
+
+def test_prompt_and_completion():
+    expected = ((user("one?"),), (Response(text="1"),))
+    for row in (
+        {"prompt": "one?", "completion": "1"},
+        {"prompt": TURNS[:1], "completion": TURNS[1:2]},
+    ):
+        record = read(row)
+        assert (record.messages, record.responses) == expected
+
+
+def test_pairs_with_and_without_a_prompt():
+    rows = (
+        {"prompt": TURNS[:1], "chosen": TURNS[1:2], "rejected": [{"role": "assistant", "content": "x"}]},
+        {"messages": TURNS[:1], "chosen": "1", "rejected": "x"},
+        {"chosen": TURNS[:2], "rejected": [TURNS[0], {"role": "assistant", "content": "x"}]},
+    )
+    for row in rows:
+        record = read(row)
+        assert record.messages == (user("one?"),)
+        assert kinds(record) == [("chosen", "1"), ("rejected", "x")]
+
+
+def test_captions_share_their_picture():
+    record = read({"image": "a.jpg", "captions": ["one", " two "]}, base=Path("/d"))
+    assert record.messages == (user(Media(ref=Path("/d/a.jpg")), shapes.CAPTION_PROMPT),)
+    assert kinds(record) == [("target", "one"), ("target", "two")]
+    assert read({"file_name": "a.jpg", "caption": "one"}, prompt="say").messages[0].content[1] == "say"
+
+
+def test_question_and_answer():
+    record = read({"id": 3, "image": "https://x/a.jpg", "question": "how many?", "answer": 2})
+    assert record.id == "3"
+    assert record.messages == (user(Media(ref="https://x/a.jpg"), "how many?"),)
+    assert kinds(record) == [("target", "2")]
+
+
+def test_pictures_in_parts_and_in_a_column():
+    parts = [
+        {"role": "user", "content": [TEXT, IMAGE]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+    ]
+    placed = read({"messages": parts, "images": ["a.jpg"]})
+    assert placed.messages[0].content == ("what?", Media(ref=Path("a.jpg")))
+    own = read({"messages": [{"role": "user", "content": [{"type": "image", "path": "b.jpg"}, TEXT]}, parts[1]]})
+    assert own.messages[0].content == (Media(ref=Path("b.jpg")), "what?")
+    address = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    assert (
+        read({"messages": [{"role": "user", "content": [address]}, parts[1]]}).media[0].ref
+        == "data:image/png;base64,AA"
+    )
+    front = read({"messages": TURNS, "images": ["a.jpg", "b.jpg"]})
+    assert [type(part) for part in front.messages[0].content] == [Media, Media, str]
+
+
+def test_llava_conversations():
+    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}]
+    record = read({"conversations": turns, "image": "a.jpg"})
+    assert record.messages == (user(Media(ref=Path("a.jpg")), "what?"),)
+
+
+def test_trl_pairs_with_pictures():
+    """rlaif-v's formatted layout: undecoded picture, content parts, text None in the image part."""
+    row = {
+        "images": [{"bytes": b"jpg", "path": None}],
+        "prompt": [{"role": "user", "content": [{"type": "image", "text": None}, TEXT]}],
+        "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "c"}]}],
+        "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "r"}]}],
+    }
+    record = read(row)
+    assert record.messages == (user(Media(ref=b"jpg"), "what?"),)
+    assert kinds(record) == [("chosen", "c"), ("rejected", "r")]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "x"}, "columns text fit no known shape"),
+        ({}, r"columns \(none\) fit no known shape"),
+        ({"messages": TURNS[:3]}, "does not end with the assistant"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "a turn with role 'robot'"),
+        ({"messages": [{"role": "user", "content": [IMAGE, TEXT]}, TURNS[1]]}, "1 image placeholders for 0 pictures"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}, TURNS[1]]}, "a content part of type 'audio'"),
+        ({"chosen": "a", "rejected": "b"}, "chosen and rejected without a prompt"),
+        ({"chosen": TURNS[:2], "rejected": TURNS[2:]}, "answer different prompts"),
+        ({"image": "a.jpg", "captions": []}, "no answer"),
+    ],
+)
+def test_malformed_rows_are_named(row, words):
+    with pytest.raises(DataError, match=words):
+        read(row)
+
+
+def test_cauldron_row():
+    row = {"images": [{"bytes": b"x"}], "texts": [{"user": "a?", "assistant": "b"}, {"user": "c?", "assistant": "d"}]}
+    record = cauldron.record(row, id="0", source="the_cauldron", prompt=None)
+    assert record.messages[0] == user(Media(ref=b"x"), "a?")
+    assert record.messages[1].train
+    assert kinds(record) == [("target", "d")]
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (20, 10), colour).save(tmp_path / name)
+    return tmp_path
+
+
+def rows_of(source: str | Path, **options) -> list[Record]:
+    opened = open_source(DataSection(source=str(source), **options))
+    return [opened.record(number) for number in range(len(opened))]
+
+
+def test_folder_of_pictures_with_captions_jsonl(folder):
+    lines = [{"image": "a.png", "captions": ["red", "all red"]}, {"image": "b.png", "captions": ["blue"]}]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    records = rows_of(folder)
+    assert [len(record.responses) for record in records] == [2, 1]
+    assert records[0].media[0].ref == folder / "a.png"
+
+
+def test_folder_of_pictures_with_metadata_csv(folder):
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file_name", "text"], ["a.png", "red, all of it"], ["b.png", "blue"]])
+    assert [record.responses[0].text for record in rows_of(folder)] == ["red, all of it", "blue"]
+
+
+def test_json_and_slices(tmp_path):
+    rows = [{"prompt": str(n), "completion": str(n)} for n in range(10)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert [record.id for record in rows_of(tmp_path / "rows.json", split="train[20%:50%]")] == ["2", "3", "4"]
+    assert [record.id for record in rows_of(tmp_path / "rows.json", split="train[-2:]")] == ["8", "9"]
+
+
+def test_parquet_and_datasets_folders_keep_pictures_undecoded(folder):
+    import datasets
+
+    features = datasets.Features(
+        {
+            "images": datasets.List(datasets.Image()),
+            "prompt": datasets.Value("string"),
+            "completion": datasets.Value("string"),
+        }
+    )
+    rows = {"images": [[str(folder / "a.png")]], "prompt": ["what?"], "completion": ["red"]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.to_parquet(folder / "rows.parquet")
+    table.save_to_disk(folder / "saved")
+    datasets.DatasetDict({"train": table}).save_to_disk(folder / "split")
+    for source in ("rows.parquet", "saved", "split"):
+        (record,) = rows_of(folder / source)
+        assert isinstance(record.media[0].ref, bytes | Path), source
+        assert kinds(record) == [("target", "red")]
+    with pytest.raises(DataError, match="no split test"):
+        rows_of(folder / "split", split="test")
+
+
+def test_a_broken_line_is_met_when_it_is_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n[1]\n')
+    source = open_source(DataSection(source=str(tmp_path / "rows.jsonl")))
+    assert len(source) == 3
+    assert source.record(0).id == "0"
+    for number, words in ((1, "not valid JSON"), (2, "not a JSON object")):
+        with pytest.raises(DataError, match=words):
+            source.record(number)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"source": "nowhere.jsonl"}, "no such file or source"),
+        ({"source": "the_cauldron"}, "give one as name"),
+        ({"source": "scenes", "split": "train[5:5]"}, "no rows in train"),
+        ({"source": "scenes", "split": "train[:x]"}, "not a split"),
+    ],
+)
+def test_sources_that_cannot_be_opened(section, words):
+    with pytest.raises(DataError, match=words):
+        open_source(DataSection(**section))
+
+
+def test_unknown_files_and_folders(tmp_path):
+    (tmp_path / "rows.txt").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 cut")
+    (tmp_path / "bad.json").write_text('{"rows": 1}')
+    for name in ("rows.txt", "empty", "bad.parquet", "bad.json"):
+        with pytest.raises(DataError) as caught:
+            open_source(DataSection(source=str(tmp_path / name)))
+        assert "\n" not in str(caught.value)
+
+
+def test_hub_is_asked_for_names(monkeypatch):
+    """The real loading code, without a network: the Hub's refusal is one line."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DataError, match="the Hub did not give HuggingFaceM4/the_cauldron") as caught:
+        open_source(DataSection(source="the_cauldron", name="ai2d"))
+    assert "\n" not in str(caught.value)
+
+
+def test_named_sources_say_what_they_are():
+    assert all(source.about for source in SOURCES.values())
+
+
+def test_split_percentages_round_as_datasets_does():
+    assert split_slice("train[:6%]")[1](78975) == slice(0, 4738)
+    assert split_slice("test[:1%]")[1](4157) == slice(0, 42)
+
+
+def test_scenes_of_the_splits_never_coincide():
+    train, test = (open_source(DataSection(source="scenes", split=split)) for split in ("train[:300]", "test[:300]"))
+    captions = [{source.record(n).responses[0].text for n in range(300)} for source in (train, test)]
+    assert not captions[0] & captions[1]

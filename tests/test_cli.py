@@ -1,0 +1,188 @@
+"""The command line as a user meets it: help, exit codes, one-line errors. Each call is a process of its own where it counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from smolforge.cli import build_parser, main
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def test_help_imports_no_torch():
+    code = "import sys; from smolforge.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    for verb in ("quickstart", "train", "generate", "score", "describe", "report", "doctor"):
+        assert verb in result.stdout
+
+
+def test_every_verb_has_examples_that_parse():
+    import shlex
+
+    parser = build_parser()
+    verbs = parser._subparsers._group_actions[0].choices
+    assert len(verbs) == 7
+    for name, verb in verbs.items():
+        examples = [line.strip() for line in verb.epilog.splitlines()[1:]]
+        assert examples, name
+        for example in examples:
+            parser.parse_args(shlex.split(example)[1:])
+
+
+def test_wrong_usage_is_two():
+    for arguments in (["nonsense"], ["train"], ["generate", "m"], ["generate", "m", "--prompt", "x", "--top-p", "7"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("smolforge 0.")
+
+
+@pytest.mark.parametrize(
+    ("preset", "total", "tokens"),
+    [
+        ("smolvlm-instruct", 2_246_272_880, 81),
+        ("smolvlm-256m", 256_484_928, 64),
+        ("smolvlm-500m", 507_482_304, 64),
+        ("smolvlm2-2.2b", 2_246_784_880, 81),
+    ],
+)
+def test_describe_presets(capsys, preset, total, tokens):
+    code, out, _ = run(capsys, "describe", preset)
+    assert code == 0
+    assert f"{total:,}" in out
+    assert f"{tokens} tokens a tile" in out
+
+
+def test_describe_a_folder(capsys, tiny):
+    code, out, _ = run(capsys, "describe", tiny, "--json")
+    about = json.loads(out)
+    assert code == 0
+    assert about["total"] == sum(total for total, _ in about["parameters"].values()) == 1_053_888
+    assert about["special_tokens"]["<image>"] == 422
+
+
+def test_preset_tokens_are_the_real_ids(capsys, shared):
+    special = json.loads(run(capsys, "describe", "smolvlm-256m", "--json")[1])["special_tokens"]
+    real = json.loads((shared / "smolvlm-256m-processor" / "added_tokens.json").read_text())
+    assert {t: i for t, i in special.items() if t in real} == {t: real[t] for t in special if t in real}
+
+
+def test_generate(capsys, tiny, picture):
+    code, out, _ = run(
+        capsys, "generate", tiny, "--image", picture, "--image", picture, "--prompt", "what?", "--json",
+        "--max-new-tokens", 5, "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    assert set(json.loads(out)) == {"text", "tokens", "finished"}
+    assert run(capsys, "generate", tiny, "--prompt", "what?", "--max-new-tokens", 3, "--temperature", 1)[0] == 0
+
+
+def test_score_writes_a_line_a_record(capsys, tiny, picture, tmp_path):
+    rows = [
+        {"image": "red.png", "captions": ["red", "all red"]},
+        {"image": "nowhere.png", "caption": "x"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = run(capsys, "score", tiny, tmp_path / "rows.jsonl", "--out", tmp_path / "scores.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert (code, out) == (0, "")
+    assert [r["kind"] for r in lines[0]["responses"]] == ["target", "target"]
+    assert "no such picture" in lines[1]["error"]
+    assert "1 records could not be scored" in err
+
+
+def test_doctor(capsys):
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    assert "torch" in out
+    assert "cores" in out
+
+
+def test_report_rebuilds_the_page(capsys, tiny, picture, tmp_path):
+    lines = [{"image": "red.png", "captions": ["red", "<b>all</b> red"]}]
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    recipe = {
+        "model": {"name": str(tiny)},
+        "data": [{"source": str(tmp_path)}],
+        "batch": {"examples": 2},
+        "eval": {"max_new_tokens": 4},
+        "run": {"dir": str(tmp_path / "run"), "steps": 2, "trackers": ["tensorboard"]},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, out, err = run(capsys, "train", tmp_path / "recipe.yaml", "optim.lr=1.0e-3")
+    assert code == 0
+    assert "gradient norms: vision" in err
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "data:image/jpeg;base64" in page
+    assert "&lt;b&gt;all&lt;/b&gt; red" in page
+    assert "http" not in page.replace("http-equiv", ""), "self-contained"
+    (tmp_path / "run" / "report.html").unlink()
+    assert run(capsys, "report", tmp_path / "run")[0] == 0
+    assert (tmp_path / "run" / "report.html").read_text() == page
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+BAD = [
+    (("train", "nowhere.yaml"), "no such recipe"),
+    (("describe", "no/such-model"), "the Hub did not give it"),
+    (("describe", "./nothing"), "no such folder"),
+    (("generate", "{tiny}", "--prompt", "x", "--image", "none.jpg"), "no such picture"),
+    (("generate", "{tiny}", "--prompt", "x", "--image", "{cut}"), "damaged picture"),
+    (("generate", "{tiny}", "--prompt", "{long}"), None),
+    (("generate", "{tiny}", "--prompt", "x", "--device", "cuda"), "no such device here"),
+    (("score", "{tiny}", "nowhere.jsonl"), "no such file or source"),
+    (("report", "{tmp}"), "holds no run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a)[:30] for a, _ in BAD])
+def test_bad_input_is_one_line(capsys, tiny, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Image.new("RGB", (300, 300), "red").save(tmp_path / "whole.jpg", quality=95)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    values = {"tiny": tiny, "cut": tmp_path / "cut.jpg", "tmp": tmp_path, "long": "word " * 9000}
+    code, _, err = run(capsys, *(a.format(**values) for a in arguments))
+    if words is None:  # cut to fit, and answered
+        assert code == 0
+        return
+    assert code == 1
+    assert words in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_misspelt_key_names_its_neighbour(capsys, tmp_path):
+    (tmp_path / "r.yaml").write_text("model: {name: x}\ndata: [{source: scenes}]\nrun: {dir: r, stpes: 3}\n")
+    code, _, err = run(capsys, "train", tmp_path / "r.yaml")
+    assert code == 1
+    assert "unknown key run.stpes; did you mean steps?" in err
+
+
+def test_debug_shows_the_traceback():
+    from smolforge.errors import RecipeError
+
+    with pytest.raises(RecipeError):
+        main(["train", "nowhere.yaml", "--debug"])

@@ -1,0 +1,291 @@
+"""Recipes: what they accept, and what they say when they do not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from smolforge import recipe as module
+from smolforge.errors import RecipeError
+from smolforge.recipe import COMPONENTS, Recipe, Section, differences, load_recipe, parse_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALLEST: dict[str, Any] = {
+    "model": {"name": "m"},
+    "data": [{"source": "scenes"}],
+    "run": {"dir": "runs/a", "steps": 10},
+}
+
+
+def parse(*overrides: str) -> Recipe:
+    return parse_recipe(deepcopy(SMALLEST), overrides)
+
+
+def refused(*overrides: str) -> str:
+    """The one line a user sees."""
+    with pytest.raises(RecipeError) as caught:
+        parse(*overrides)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_smallest_recipe() -> None:
+    recipe = parse()
+    assert recipe.objective.kind == "sft"
+    assert [recipe.optim.rate(part) for part in COMPONENTS] == [2e-5] * 3
+    with pytest.raises(ValidationError):
+        recipe.run.steps = 20  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("**/*.yaml")), ids=lambda file: file.stem)
+def test_shipped_recipes(file: Path) -> None:
+    load_recipe(file)
+
+
+def test_a_file_with_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(SMALLEST))
+    assert load_recipe(file, ["run.steps=7"]).run.steps == 7
+    assert load_recipe(str(file)).run.steps == 10
+
+
+def test_reads_back_what_it_writes() -> None:
+    """A run stores its recipe as JSON; read again it is the same."""
+    recipe = parse("optim.lr={vision: 0.0, connector: 1e-4, decoder: 1e-5}", "freeze.vision=true")
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "mapping of sections"),
+        (b"- a\n- b\n", "mapping of sections"),
+        (b"model: {name: m", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"model: !!python/object/apply:os.system [true]", "not valid YAML"),
+    ],
+)
+def test_files_that_hold_no_recipe(content: bytes, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError, match=words) as caught:
+        load_recipe(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(RecipeError, match="no such recipe"):
+            load_recipe(path)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optm.lr=1.0", "unknown key optm; did you mean optim?"),
+        ("optim.learning_rate=1.0", "unknown key optim.learning_rate; known here: lr, schedule"),
+        ("optim.warmpu=1.0", "unknown key optim.warmpu; did you mean warmup?"),
+        ("optim.lr.visoin=1.0", "unknown key optim.lr.visoin; did you mean vision?"),
+        ("data.0.wieght=1.0", "unknown key data.0.wieght; did you mean weight?"),
+        ("eval.data=[{source: scenes, splt: test}]", "unknown key eval.data.0.splt; did you mean split?"),
+        ("run.early_stopping={patiense: 3}", "unknown key run.early_stopping.patiense; did you mean patience?"),
+        ("freeze.decodr=true", "unknown key freeze.decodr; did you mean decoder?"),
+        ("objective.knid=sft", "unknown key objective.knid; did you mean kind?"),
+    ],
+)
+def test_unknown_keys_name_their_neighbour(override: str, words: str) -> None:
+    assert words in refused(override)
+
+
+def test_a_misspelling_explains_what_else_is_missing() -> None:
+    tree = deepcopy(SMALLEST)
+    tree["modle"] = tree.pop("model")
+    with pytest.raises(RecipeError, match="unknown key modle; did you mean model"):
+        parse_recipe(tree)
+
+
+@pytest.mark.parametrize("section", ["model", "data", "run"])
+def test_missing_sections(section: str) -> None:
+    tree = {key: value for key, value in SMALLEST.items() if key != section}
+    with pytest.raises(RecipeError, match=f"{section} is missing"):
+        parse_recipe(tree)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("run.steps=ten", "run.steps: "),
+        ("run.steps=0", "run.steps: "),
+        ("run.steps=1.5", "run.steps: "),
+        ("batch.row_tokens=-1", "batch.row_tokens: "),
+        ("model.dtype=float16", "model.dtype: "),
+        ("optim.schedule=cosin", "optim.schedule: "),
+        ("optim.lr=fast", "optim.lr: "),
+        ("optim.lr=-1e-5", "optim.lr"),
+        ("optim.lr=.nan", "optim.lr"),
+        ("optim.lr=.inf", "optim.lr"),
+        ("optim.lr.vision=-1.0", "optim.lr.vision: "),
+        ("optim.warmup=-1", "optim.warmup: "),
+        ("optim.betas=[0.9]", "optim.betas"),
+        ("optim.betas=[0.9, 1.5]", "optim.betas"),
+        ("optim.betas=[-0.1, 0.9]", "optim.betas"),
+        ("optim.clip=0", "optim.clip: "),
+        ("data=[]", "data: "),
+        ("data=scenes", "data: "),
+        ("data.0=scenes", "data.0: "),
+        ("data.0.weight=0", "data.0.weight: "),
+        ("objective.kind=dpo", "objective.kind: "),
+        ("run.device=tpu", "run.device: "),
+        ("images.max_pixels=200000000", "images.max_pixels: "),  # Pillow itself refuses above 178,956,970
+    ],
+)
+def test_wrong_values_name_their_key_and_what_was_given(override: str, words: str) -> None:
+    line = refused(override)
+    assert words in line
+    assert "RatesSection" not in line
+    value = yaml.safe_load(override.partition("=")[2])
+    assert isinstance(value, list) or repr(value) in line
+
+
+def test_numbers_as_yaml_writes_them() -> None:
+    """YAML reads 1e-5, which has no point, as a text."""
+    assert parse("optim.lr=1e-5").optim.rate("decoder") == 1e-5
+    assert parse("optim.lr=1").optim.rate("vision") == 1.0
+
+
+# --- what excludes each other ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["run.epochs=1"], "run: give exactly one of steps and epochs"),
+        (["run.steps=null"], "run: give exactly one of steps and epochs"),
+        (["run.early_stopping={}"], "set eval_every"),
+        (["run.early_stopping={}", "run.eval_every=10"], "set eval.data"),
+        (["freeze={vision: true, connector: true, decoder: true}"], "everything is frozen"),
+        (["optim.lr={decoder: 1e-5}"], "vision has learning rate 0 but is not frozen"),
+        (["optim.lr=0.0"], "learning rate 0"),
+        (["data=[{source: a, weight: 1}, {source: b}]"], "some sources of data have a weight"),
+    ],
+)
+def test_options_that_make_no_sense_together(overrides: list[str], words: str) -> None:
+    assert words in refused(*overrides)
+
+
+def test_options_that_do() -> None:
+    parse("run.steps=null", "run.epochs=0.5")
+    parse("run.early_stopping={}", "run.eval_every=10", "eval.data=[{source: scenes, split: test}]")
+    parse("optim.lr={decoder: 1e-5}", "freeze={vision: true, connector: true}")
+    parse("data=[{source: a, weight: 1}, {source: b, weight: 2.5}]")
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+def test_overrides() -> None:
+    """Any key, values as YAML has them, the last one counts."""
+    recipe = parse(
+        "model.name=HuggingFaceTB/SmolVLM-256M-Instruct", "freeze.vision=true", "data.0.split=train[:6%]",
+        "optim.clip=null", "run.steps=5", "run.steps=6", "optim.lr.connector=1e-4", "optim.lr.decoder=1e-5",
+        "data.0.prompt='a = b: c'",
+    )  # fmt: skip
+    assert recipe.model.name == "HuggingFaceTB/SmolVLM-256M-Instruct"
+    assert recipe.freeze.vision
+    assert recipe.data[0].split == "train[:6%]"
+    assert recipe.optim.clip is None
+    assert recipe.run.steps == 6
+    assert [recipe.optim.rate(part) for part in COMPONENTS] == [0, 1e-4, 1e-5]
+    assert recipe.data[0].prompt == "a = b: c"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("run.steps", "key=value"),
+        ("=5", "key=value"),
+        ("", "key=value"),
+        ("run.steps={", "not valid YAML"),
+        ("data.1.split=train", "data.1.split=train"),
+        ("data.1={source: a}", "the list has 1 entries"),
+        ("data.x.split=train", "data.x.split=train"),
+        ("data.last={source: a}", "data.last"),
+    ],
+)
+def test_bad_overrides(override: str, words: str) -> None:
+    assert words in refused(override)
+
+
+# --- going on with a run -----------------------------------------------------------------------------------------------
+
+
+def dumped(*overrides: str) -> dict[str, Any]:
+    return parse(*overrides).model_dump(mode="json")
+
+
+def test_no_differences() -> None:
+    """What changes no weight may change."""
+    free = [
+        "run.dir=elsewhere", "run.save_every=7", "run.keep_last=9", "run.log_every=3", "run.workers=0", "run.device=cpu",
+        "eval.samples=1", "eval.max_new_tokens=9",
+    ]  # fmt: skip
+    assert differences(dumped(), dumped()) == []
+    assert differences(dumped(), dumped(*free)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        (["optim.lr=0.5"], ["optim.lr: 2e-05 -> 0.5"]),
+        (["run.seed=1", "batch.examples=8"], ["batch.examples: 16 -> 8", "run.seed: 0 -> 1"]),
+        (["data.0.split=test"], ["data.0.split: train -> test"]),
+        (["optim.betas=[0.9, 0.95]"], ["optim.betas.1: 0.999 -> 0.95"]),
+        (["run.steps=null", "run.epochs=2"], ["run.steps: 10 -> None", "run.epochs: None -> 2.0"]),
+        (["freeze.vision=true"], ["freeze.vision: False -> True"]),
+    ],
+)
+def test_differences(overrides: list[str], lines: list[str]) -> None:
+    assert differences(dumped(), dumped(*overrides)) == lines
+
+
+def test_differences_of_sections_that_one_side_lacks() -> None:
+    more = dumped("data=[{source: scenes}, {source: b}]")
+    assert "data.1.source: None -> b" in differences(dumped(), more)
+    assert "data.1.source: b -> None" in differences(more, dumped())
+    rates = dumped("optim.lr={vision: 1.0, connector: 1.0, decoder: 1.0}")
+    assert differences(dumped(), rates)[0] == "optim.lr: 2e-05 -> None"
+
+
+# --- the file itself ---------------------------------------------------------------------------------------------------
+
+
+def test_imports_no_torch() -> None:
+    """Help and validation must answer at once."""
+    code = "import sys, smolforge.recipe; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_field_says_what_it_is() -> None:
+    sections = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Section)]
+    for section in sections:
+        if section is not Recipe:
+            for name, field in section.model_fields.items():
+                assert field.description, f"{section.__name__}.{name}"
