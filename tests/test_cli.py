@@ -27,7 +27,8 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_help_imports_no_torch():
-    code = "import sys; from smolforge.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    code = "import sys; from smolforge.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     for verb in ("quickstart", "train", "generate", "score", "describe", "report", "doctor"):
@@ -132,7 +133,7 @@ def test_report_rebuilds_the_page(capsys, tiny, picture, tmp_path):
         "run": {"dir": str(tmp_path / "run"), "steps": 2, "trackers": ["tensorboard"]},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    code, out, err = run(capsys, "train", tmp_path / "recipe.yaml", "optim.lr=1.0e-3")
+    code, _, err = run(capsys, "train", tmp_path / "recipe.yaml", "optim.lr=1.0e-3")
     assert code == 0
     assert "gradient norms: vision" in err
     page = (tmp_path / "run" / "report.html").read_text()

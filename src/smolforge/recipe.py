@@ -72,7 +72,7 @@ class ImagesSection(Section):
     """Cut pictures into tiles beside the whole view; the checkpoint's own value when left out."""
     upscale: bool = True
     """Enlarge small pictures to `longest_edge` as the checkpoint's processor does. False saves their tiles."""
-    max_pixels: int = Field(default=100_000_000, gt=0)
+    max_pixels: int = Field(default=100_000_000, gt=0, le=178_956_970)  # Pillow refuses more by itself
     """Pictures with more pixels are refused (a guard against decompression bombs)."""
 
 
@@ -91,7 +91,7 @@ class RatesSection(Section):
 
 
 class OptimSection(Section):
-    lr: float | RatesSection = 2e-5
+    lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] | RatesSection = 2e-5
     """Peak learning rate: one number, or one for each of vision, connector, decoder."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up: to zero along a cosine or a line, or not at all."""
@@ -99,7 +99,7 @@ class OptimSection(Section):
     """Below 1: share of all steps; from 1 on: number of steps over which the rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay (AdamW), on matrices only, not on norms and biases."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW's term against division by zero."""
@@ -238,7 +238,8 @@ def parse_recipe(tree: Any, overrides: Sequence[str] = (), *, where: str = "reci
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")  # a misspelling explains the rest
+        # a misspelling explains the rest, and of a union's branches the one that got furthest is the one that was meant
+        errors = sorted(error.errors(), key=lambda e: (e["type"] != "extra_forbidden", -len(e["loc"])))
         raise RecipeError(_explain(errors[0]), where=where) from error
 
 
@@ -306,7 +307,7 @@ def _explain(error: ErrorDetails) -> str:
 
 def _is_union_tag(part: int | str) -> bool:
     """pydantic puts the tried branch of a union (`float`, `RatesSection`) into an error's path."""
-    return part == "float" or (isinstance(part, str) and part.endswith("Section"))
+    return part in ("float", "constrained-float") or (isinstance(part, str) and part.endswith("Section"))
 
 
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:

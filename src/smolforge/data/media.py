@@ -9,11 +9,11 @@ Legend: T tiles, P tile edge in pixels.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import struct
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +28,9 @@ from smolforge.records import Media, fingerprint
 ABSOLUTE_MAX_EDGE = 4096  # Idefics3's own bound on the first resize
 DOWNLOAD_LIMIT = 64 * 2**20  # bytes
 DOWNLOAD_SECONDS = 30
+# What pictures come in. Pillow knows more, some of which run other programmes (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+PNG_ORIENTATION = (b"eXIf", b"XML:com.adobe.xmp", b"Raw profile type")  # where a PNG may say how it is turned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,28 +189,47 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
     if callable(ref):
         ref = ref()
     if isinstance(ref, Image.Image):
-        image = to_rgb(ref)
+        _check_size(ref.width, ref.height, max_pixels, media)
+        with _mended_errors(media):
+            image = to_rgb(ref)
         return Picture(
             key=fingerprint(image.size, image.tobytes()), width=image.width, height=image.height, pixels=lambda: image
         )
     data = _read(ref)
     with _mended_errors(media):
-        header = Image.open(io.BytesIO(data))
+        header = _open(data)
         width, height = header.size
-        if width * height > max_pixels:
-            raise MediaError(
-                f"{width} x {height} pixels are over the limit of {max_pixels}",
-                where=media,
-                mend="raise images.max_pixels",
-            )
-        if header.getexif().get(0x0112) in (5, 6, 7, 8):  # orientation: turned by 90 degrees
+        _check_size(width, height, max_pixels, media)
+        if _is_turned(header, data):
             width, height = height, width
 
     def pixels() -> Image.Image:
         with _mended_errors(media):
-            return to_rgb(Image.open(io.BytesIO(data)))
+            return to_rgb(_open(data))
 
     return Picture(key=fingerprint(data), width=width, height=height, pixels=pixels)
+
+
+def _open(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():  # the limit is ours, max_pixels; Pillow's own, twice as high, still raises
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _check_size(width: int, height: int, max_pixels: int, media: Media) -> None:
+    if width * height > max_pixels:
+        raise MediaError(
+            f"{width} x {height} pixels are over the limit of {max_pixels}",
+            where=media,
+            mend="raise images.max_pixels",
+        )
+
+
+def _is_turned(header: Image.Image, data: bytes) -> bool:
+    """Whether EXIF says that width and height change places. Pillow turns TIFFs itself, and decodes a PNG to look."""
+    if header.format == "TIFF" or (header.format == "PNG" and not any(mark in data for mark in PNG_ORIENTATION)):
+        return False
+    return header.getexif().get(0x0112) in (5, 6, 7, 8)
 
 
 @contextmanager
@@ -219,7 +241,9 @@ def _mended_errors(media: Media) -> Iterator[None]:
         raise MediaError("not a picture that can be read", where=media, mend="check the file") from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise MediaError("too many pixels", where=media, mend="make it smaller") from error
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error) as error:
+    except (
+        OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, RuntimeError, struct.error
+    ) as error:  # fmt: skip
         raise MediaError(f"damaged picture ({error})", where=media, mend="replace the file") from error
 
 
@@ -231,7 +255,7 @@ def _read(ref: Path | str | bytes) -> bytes:
     if isinstance(ref, str) and ref.startswith("data:"):
         try:
             return base64.b64decode(ref.partition(",")[2], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one
             raise MediaError("not valid base64", where=ref[:40], mend="check the data address") from error
     try:
         return Path(ref).read_bytes()
@@ -241,6 +265,8 @@ def _read(ref: Path | str | bytes) -> bytes:
         ) from error
     except OSError as error:
         raise MediaError(f"cannot be read ({error.strerror})", where=ref, mend="check the file") from error
+    except ValueError as error:
+        raise MediaError("no name that a file can have", where=ascii(ref)[:80], mend="check the path") from error
 
 
 def _download(address: str) -> bytes:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from smolforge.data.chat import CHATML, SMOLLM_SYSTEM, SMOLVLM, ChatFormat
 from smolforge.data.media import ImageSpec
@@ -107,6 +107,10 @@ def _gguf_renderer(file: Path, row_tokens: int) -> Renderer:
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # transformers builds GPT-2's splitting for every BPE in a GGUF; SmolLM2 splits digits one by one before it
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     system = SMOLLM_SYSTEM if SMOLLM_SYSTEM in (tokenizer.chat_template or "") else None
     chat: ChatFormat = replace(CHATML, system=system)

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from smolforge.data.chat import ChatFormat
 from smolforge.data.media import Grid, ImageSpec, Picture, fewer_tiles, open_picture, tile_grid
 from smolforge.errors import DataError
-from smolforge.records import Media, Message, Record, ResponseKind
+from smolforge.records import Media, Message, Part, Record, ResponseKind
 
 CUT = " … "  # stands where prompt text was cut out
 
@@ -85,7 +85,7 @@ class Example:
 class Renderer:
     """A checkpoint's tokenizer, chat format and picture rules. Made by `processor.load_renderer`."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer = field(repr=False)
     chat: ChatFormat
     context: int  # positions the model has
     images: ImageSpec | None = None  # None for text-only models
@@ -111,15 +111,17 @@ class Renderer:
         spec, messages = self.images, record.messages
         example = self._lay_out(record, messages, pictures, spec)
         excess = self._excess(example, reserve)
+        before = after = sum(len(image.starts) for image in example.images)
         while excess > 0 and pictures and spec is not None:
             smaller = fewer_tiles(spec)
             if smaller is None:
                 break
-            spec, before = smaller, sum(len(image.starts) for image in example.images)
+            spec = smaller
             example = self._lay_out(record, messages, pictures, spec)
             excess = self._excess(example, reserve)
             after = sum(len(image.starts) for image in example.images)
-            changes = [f"fewer tiles: {before} -> {after}"] if before != after else changes
+        if before != after:
+            changes.append(f"fewer tiles: {before} -> {after}")
         cut = 0
         while excess > 0:
             messages, removed = self._cut_text(messages, excess)
@@ -181,7 +183,7 @@ class Renderer:
         for message in self.chat.messages(messages):
             tree.text(self.chat.open_turn(message.role))
             if message.train:
-                tree.response(self.chat.answer(_text_of(message)), "target")
+                tree.response(self.chat.answer(_text_of(message, record.name)), "target")
             else:
                 for part in self.chat.content(message.content):
                     tree.text(part) if isinstance(part, str) else tree.picture()
@@ -205,8 +207,8 @@ class Renderer:
         return max(over_context, over_row)
 
     def _check(self, record: Record) -> None:
-        texts = [part for message in record.messages for part in message.content if isinstance(part, str)]
-        trained = [_text_of(message) for message in record.messages if message.train]
+        texts = ["".join(map(_text_or_break, message.content)) for message in record.messages]
+        trained = [_text_of(message, record.name) for message in record.messages if message.train]
         trained += [response.text for response in record.responses]
         if not all(text.strip() for text in trained):
             raise DataError("empty answer", where=record.name, mend="remove the row or give it an answer")
@@ -239,8 +241,8 @@ class Renderer:
             if isinstance(part, str) and not message.train
         ]
         length, i, j = max(places, default=(0, 0, 0))
-        remove = excess + len(self.encode(CUT)) + 1
-        if length < remove + 2:
+        remove = min(excess + len(self.encode(CUT)) + 1, length - 2)  # what is still too much, the next text gives
+        if remove <= len(self.encode(CUT)) + 1:
             return messages, 0
         text = messages[i].content[j]
         assert isinstance(text, str)
@@ -301,7 +303,12 @@ class _TreeBuilder:
             self.pending = ""
 
 
-def _text_of(message: Message) -> str:
+def _text_or_break(part: Part) -> str:
+    """Parts are joined before they are tokenised; a picture stands between them."""
+    return part if isinstance(part, str) else "\n"
+
+
+def _text_of(message: Message, name: str) -> str:
     if any(isinstance(part, Media) for part in message.content):
-        raise DataError("a picture in an assistant's turn", mend="pictures belong to the user's turns")
+        raise DataError("a picture in an assistant's turn", where=name, mend="pictures belong to the user's turns")
     return "".join(part for part in message.content if isinstance(part, str))
