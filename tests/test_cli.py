@@ -160,8 +160,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(a)[:30] for a, _ in BAD])
-def test_bad_input_is_one_line(capsys, tiny, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_bad_input_is_one_line(capsys, tiny, tmp_path, arguments, words):
     Image.new("RGB", (300, 300), "red").save(tmp_path / "whole.jpg", quality=95)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
     values = {"tiny": tiny, "cut": tmp_path / "cut.jpg", "tmp": tmp_path, "long": "word " * 9000}

@@ -236,9 +236,8 @@ def test_unknown_files_and_folders(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_hub_is_asked_for_names(monkeypatch):
+def test_hub_is_asked_for_names():
     """The real loading code, without a network: the Hub's refusal is one line."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match="the Hub did not give HuggingFaceM4/the_cauldron") as caught:
         open_source(DataSection(source="the_cauldron", name="ai2d"))
     assert "\n" not in str(caught.value)
