@@ -24,7 +24,7 @@ def test_scores_equal_hugging_face_response_by_response(tiny, tmp_path):
     loaded = load(str(tiny), device="cpu")
     pair, chat, bad = smolforge.score(loaded, str(tmp_path / "rows.jsonl"))
     assert [r["kind"] for r in pair["responses"]] == ["chosen", "rejected"]
-    assert bad["id"] == "2"
+    assert bad["id"] == "bad"
     assert "empty answer" in bad["error"]
     texts = {
         "<|im_start|>User: what?<end_of_utterance>\nAssistant:": [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"smolforge: {_one_line(error)}", file=sys.stderr)
         return 1
     except RuntimeError as error:  # PyTorch's out-of-memory errors
-        if options.debug or ("out of memory" not in str(error) and "not enough memory" not in str(error)):
+        if options.debug or not re.search("out of memory|not enough memory|can't allocate memory", str(error)):
             raise
         print(
             "smolforge: out of memory; halve batch.row_tokens, or set run.gradient_checkpointing: true", file=sys.stderr

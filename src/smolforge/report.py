@@ -29,7 +29,7 @@ table { border-collapse: collapse } th, td { text-align: right; padding: .3rem .
   border-radius: 4px }
 .card dl { margin: .5rem 0 0 } .card dt { font-size: .8rem; color: var(--dim); margin-top: .4rem } .card dd { margin: 0 }
 svg { width: 100%; height: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px }
-svg text { fill: var(--dim); font-size: 12px } pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+svg text { fill: var(--dim); font-size: 13px } pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: .8rem; overflow-x: auto; font-size: .85rem } .wide { overflow-x: auto } summary { cursor: pointer }
 """
 
@@ -110,7 +110,7 @@ def _curve(log: list[dict[str, Any]], steps: int) -> str:
     held = [(e["step"], e["loss"]) for e in log if e["kind"] == "eval"]
     if not train:
         return ""
-    width, height, left, bottom, top = 900, 300, 52, 28, 12
+    width, height, left, bottom, top = 640, 260, 46, 28, 12
     highest = max(y for _, y in train + held) or 1.0
 
     def at(point: tuple[int, float]) -> str:

@@ -31,14 +31,16 @@ def score(loaded: Loaded, source: Source) -> Iterator[dict[str, Any]]:
         examples: list[Example] = []
         places: list[int] = []  # of each example in the results
         for number in chunk:
+            name = str(source.rows[number])
             try:
                 record = source.record(number)
+                name = record.id
                 examples.append(prepare(record, loaded.renderer))
             except DataError as error:
-                results.append({"id": str(source.rows[number]), "error": str(error)})
+                results.append({"id": name, "error": str(error)})
                 continue
             places.append(len(results))
-            results.append({"id": record.id, "responses": []})
+            results.append({"id": name, "responses": []})
         for place, responses in zip(places, _responses(loaded, examples)):
             results[place]["responses"] = responses
         yield from results
@@ -49,8 +51,7 @@ def _responses(loaded: Loaded, examples: list[Example]) -> list[list[dict[str, A
     """Scores of each example's responses."""
     scored: list[list[dict[str, Any]]] = [[] for _ in examples]
     for numbers, row in pack_rows(examples, loaded.renderer.row_tokens):
-        row = row.to(loaded.device)
-        log_probs = loaded.model(row).double()  # (K,)
+        log_probs = loaded.model(row.to(loaded.device)).cpu().double()  # (K,)
         sums = log_probs.new_zeros(len(row.responses)).index_add(0, row.response_ids, log_probs).tolist()
         counts = torch.bincount(row.response_ids, minlength=len(row.responses)).tolist()
         for response, total, tokens in zip(row.responses, sums, counts):

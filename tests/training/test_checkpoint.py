@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ import torch
 from smolforge.errors import CheckpointError
 from smolforge.loading import load
 from smolforge.training import checkpoint as module
-from smolforge.training.checkpoint import load_state, newest_checkpoint, prune, save_checkpoint, save_model
+from smolforge.training.checkpoint import (
+    clear_leftovers,
+    load_state,
+    newest_checkpoint,
+    processor_files,
+    prune,
+    save_checkpoint,
+    save_model,
+)
 from smolforge.training.loop import train
 
 
@@ -32,7 +41,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, *, after_files: int) -> None:
 def test_round_trip(tiny, tmp_path):
     loaded = load(str(tiny), device="cpu")
     tensors = {"exp_avg.a": torch.rand(3), "step.a": torch.tensor(7.0)}
-    save_checkpoint(tmp_path / "step-00000007", loaded.model.model, tiny, tensors, {"step": 7})
+    save_checkpoint(tmp_path / "step-00000007", loaded.model.model, processor_files(tiny), tensors, {"step": 7})
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     state, back = load_state(newest)
@@ -47,17 +56,41 @@ def test_round_trip(tiny, tmp_path):
 @pytest.mark.parametrize("files", [0, 1, 5])
 def test_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path, monkeypatch, files):
     loaded = load(str(tiny), device="cpu")
-    save_checkpoint(tmp_path / "step-00000001", loaded.model.model, tiny, {"a": torch.ones(1)}, {"step": 1})
+    save_checkpoint(
+        tmp_path / "step-00000001", loaded.model.model, processor_files(tiny), {"a": torch.ones(1)}, {"step": 1}
+    )
     fill_disk(monkeypatch, after_files=files)
     with pytest.raises(
         CheckpointError, match="the disk is full; free some space and run the same command again"
     ) as caught:
-        save_checkpoint(tmp_path / "step-00000002", loaded.model.model, tiny, {"a": torch.ones(1)}, {"step": 2})
+        save_checkpoint(
+            tmp_path / "step-00000002", loaded.model.model, processor_files(tiny), {"a": torch.ones(1)}, {"step": 2}
+        )
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert load_state(newest)[0] == {"step": 1}
+
+
+def test_a_disk_that_is_really_full(make_recipe, tmp_path):
+    """A file system of 16 MiB: the second checkpoint does not fit. More room, and the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        recipe = make_recipe(run__dir=disk / "run", run__save_every=1, run__keep_last=5)
+        with pytest.raises(CheckpointError, match="the disk is full"):
+            train(recipe)
+        assert [p.name for p in (recipe.run.dir / "checkpoints").iterdir()] == ["step-00000001"]
+        subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+        train(recipe)
+        assert (recipe.run.dir / "summary.json").is_file()
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_run_goes_on_after_a_full_disk(make_recipe, monkeypatch):
@@ -73,10 +106,10 @@ def test_run_goes_on_after_a_full_disk(make_recipe, monkeypatch):
 
 def test_replacing_a_model_keeps_the_old_one_until_the_new_is_whole(tiny, tmp_path, monkeypatch):
     loaded = load(str(tiny), device="cpu")
-    save_model(tmp_path / "model", loaded.model.model, tiny)
+    save_model(tmp_path / "model", loaded.model.model, processor_files(tiny))
     fill_disk(monkeypatch, after_files=2)
     with pytest.raises(CheckpointError):
-        save_model(tmp_path / "model", loaded.model.model, tiny)
+        save_model(tmp_path / "model", loaded.model.model, processor_files(tiny))
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
@@ -86,6 +119,7 @@ def test_leftovers_are_removed_and_damage_is_named(tmp_path):
     whole.mkdir()
     (whole / "state.json").write_text(json.dumps({"step": 2}))
     assert newest_checkpoint(tmp_path) == whole
+    clear_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
     (whole / "optimizer.safetensors").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="delete it, and the run goes on from the one before"):

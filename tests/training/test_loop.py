@@ -39,7 +39,7 @@ def test_golden_ten_steps(make_recipe):
     assert losses(folder) == pytest.approx(GOLDEN, rel=1e-3)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["after"]["loss"] < summary["before"]["loss"]
-    assert summary["measured_on"] == "held-out"
+    assert summary["measured_on"] == "held-out examples"
 
 
 def test_row_size_does_not_change_the_result(make_recipe, tmp_path):

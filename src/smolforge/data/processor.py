@@ -104,16 +104,37 @@ def _image_spec(config: dict[str, Any]) -> ImageSpec:
 
 
 def _gguf_renderer(file: Path, row_tokens: int) -> Renderer:
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    # transformers builds GPT-2's splitting for every BPE in a GGUF; SmolLM2 splits digits one by one before it
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer = gguf_tokenizer(file)
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     system = SMOLLM_SYSTEM if SMOLLM_SYSTEM in (tokenizer.chat_template or "") else None
     chat: ChatFormat = replace(CHATML, system=system)
     return Renderer(
         tokenizer=tokenizer.backend_tokenizer, chat=chat, context=config.max_position_embeddings, row_tokens=row_tokens
     )
+
+
+def gguf_tokenizer(file: Path) -> Any:
+    """The tokenizer of a SmolLM2 in a GGUF, as a `PreTrainedTokenizerFast` that saves and loads as it is.
+
+    transformers builds GPT-2's splitting for every BPE in a GGUF, and again for every folder that names GPT2Tokenizer; SmolLM2
+    splits digits one by one before it.
+
+    Raises:
+        ModelError: not a readable GGUF, or the gguf package is missing.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except ImportError as error:
+        raise ModelError("GGUF needs the gguf package", where=file, mend="pip install 'smolforge[gguf]'") from error
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"not a readable GGUF ({error})", where=file, mend="check the file") from error
+    backend = read.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    special = {name: str(token) for name, token in read.special_tokens_map.items() if isinstance(token, str)}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=read.chat_template, **special)

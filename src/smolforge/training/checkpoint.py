@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from smolforge.data.processor import gguf_tokenizer
 from smolforge.errors import CheckpointError
 from smolforge.model.build import quiet
 
@@ -33,11 +35,20 @@ PROCESSOR_FILES = (
 UNFINISHED = ".unfinished"
 
 
-def save_model(folder: Path, model: Any, processor: Path) -> None:
+def processor_files(folder: Path) -> dict[str, bytes]:
+    """Tokenizer, chat template and picture rules of a model folder or .gguf file, by file name. Every save writes them."""
+    if folder.suffix == ".gguf":
+        with tempfile.TemporaryDirectory() as draft:
+            gguf_tokenizer(folder).save_pretrained(draft)
+            return processor_files(Path(draft))
+    return {name: (folder / name).read_bytes() for name in PROCESSOR_FILES if (folder / name).is_file()}
+
+
+def save_model(folder: Path, model: Any, processor: dict[str, bytes]) -> None:
     """Write a model with its processor files, atomically, replacing the folder.
 
     Args:
-        processor: folder (or .gguf file) that the processor files come from.
+        processor: from `processor_files`.
 
     Raises:
         CheckpointError: the disk is full or not writable; what stood there before stays.
@@ -46,7 +57,7 @@ def save_model(folder: Path, model: Any, processor: Path) -> None:
 
 
 def save_checkpoint(
-    folder: Path, model: Any, processor: Path, optimizer: dict[str, torch.Tensor], state: dict[str, Any]
+    folder: Path, model: Any, processor: dict[str, bytes], optimizer: dict[str, torch.Tensor], state: dict[str, Any]
 ) -> None:
     """Write a checkpoint, atomically. Raises as `save_model`."""
 
@@ -59,11 +70,15 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Newest whole checkpoint below a run's `checkpoints`; leftovers of interrupted saves are removed."""
+    """Newest whole checkpoint below a run's `checkpoints`."""
+    steps = checkpoint_steps(folder)
+    return folder / checkpoint_name(steps[-1]) if steps else None
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what interrupted saves left; one process of a run does it."""
     for leftover in folder.glob(f"*{UNFINISHED}"):
         shutil.rmtree(leftover)
-    found = sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
-    return found[-1] if found else None
 
 
 def load_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -102,17 +117,11 @@ def checkpoint_steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.name[5:].isdigit())
 
 
-def _write_model(draft: Path, model: Any, processor: Path) -> None:
+def _write_model(draft: Path, model: Any, processor: dict[str, bytes]) -> None:
     with quiet():
         model.save_pretrained(draft)
-        if processor.suffix == ".gguf":
-            from transformers import AutoTokenizer
-
-            AutoTokenizer.from_pretrained(processor.parent, gguf_file=processor.name).save_pretrained(draft)
-            return
-    for name in PROCESSOR_FILES:
-        if (processor / name).is_file():
-            shutil.copyfile(processor / name, draft / name)
+    for name, content in processor.items():
+        (draft / name).write_bytes(content)
 
 
 def _write_whole(folder: Path, write: Any) -> None:

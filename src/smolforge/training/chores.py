@@ -67,7 +67,7 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
         settings = recipe.model_dump(mode="json")
         (run.folder / "recipe.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         (run.folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    runtime.start_trackers("tensorboard")
+    runtime.start_trackers("tensorboard", first=state.step)
     if state.step:
         tracking.say(f"going on from step {state.step}")
         return
@@ -99,7 +99,7 @@ def tell_gradients(run: Setup, step: Step, runtime: Runtime, tracking: Tracking)
     tracking.say("gradient norms: " + ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items()))
     pictures = runtime.agree(any(len(row.run_tiles) for row in step.rows))
     silent = [part for part, norm in norms.items() if norm == 0 and (pictures or part == "decoder")]
-    if silent and run.stream.renderer.images is not None:
+    if silent:
         raise TrainingError(
             f"{' and '.join(silent)} should train and received no gradient", mend="freeze it, or look at the data"
         )
@@ -183,7 +183,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking, *, stopped: bool) -
         summary = {
             "before": state.before,
             "after": after,
-            "measured_on": "held-out" if recipe.eval.data else "training examples",
+            "measured_on": "held-out examples" if recipe.eval.data else "training examples",
             "steps": state.step,
             "seconds": state.seconds,
             "peak_memory_bytes": peak_memory(runtime.device),

@@ -17,13 +17,12 @@ class Runtime:
 
     Args:
         section: the recipe's device, trackers and folder.
-        purge: first step whose entries older trackers shall forget (the run goes on from there).
 
     Raises:
         RecipeError: the device or a tracker is not here.
     """
 
-    def __init__(self, section: RunSection, *, purge: int = 0) -> None:
+    def __init__(self, section: RunSection) -> None:
         if section.device == "cuda" and not torch.cuda.is_available():
             raise RecipeError("no CUDA device here", where="run.device", mend="use auto, or see `smolforge doctor`")
         if section.device == "mps" and not torch.backends.mps.is_available():
@@ -42,7 +41,6 @@ class Runtime:
                 where="run.trackers",
                 mend="install the others",
             )
-        self._purge = purge
 
     @property
     def device(self) -> torch.device:
@@ -83,9 +81,10 @@ class Runtime:
         """True everywhere when it is True anywhere."""
         return self.sum([float(flag)])[0] > 0
 
-    def start_trackers(self, name: str) -> None:
-        purge: dict[str, Any] = {"tensorboard": {"purge_step": self._purge}} if self._purge else {}
-        self._accelerator.init_trackers(name, init_kwargs=purge)
+    def start_trackers(self, folder: str, *, first: int) -> None:
+        """Open the trackers; TensorBoard forgets what an interrupted attempt wrote after step `first`."""
+        purge: dict[str, Any] = {"tensorboard": {"purge_step": first + 1}} if first else {}
+        self._accelerator.init_trackers(folder, init_kwargs=purge)
 
     def track(self, values: dict[str, float], step: int) -> None:
         """Hand values to TensorBoard and the other trackers."""

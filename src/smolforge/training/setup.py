@@ -11,14 +11,14 @@ from typing import Any
 
 from smolforge.data.pipeline import Stream, Tally, open_stream
 from smolforge.data.processor import load_renderer
-from smolforge.errors import CheckpointError, DataError
+from smolforge.errors import CheckpointError, DataError, RecipeError
 from smolforge.hub import local_folder
 from smolforge.loading import load_tree
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
 from smolforge.recipe import Recipe, differences
-from smolforge.training.checkpoint import load_state, newest_checkpoint
+from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files
 from smolforge.training.optim import Optimizer
 from smolforge.training.runtime import Runtime
 
@@ -55,7 +55,7 @@ class Setup:
     recipe: Recipe
     folder: Path
     model: TreeModel
-    processor: Path  # where the processor files come from
+    processor: dict[str, bytes]  # the files that make a saved model complete
     stream: Stream
     eval_stream: Stream
     objective: Objective
@@ -71,24 +71,29 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         UserError: anything that would make the run fail later.
     """
     folder = recipe.run.dir
+    if runtime.is_main:
+        clear_leftovers(folder / "checkpoints")
+    runtime.wait()
     checkpoint = newest_checkpoint(folder / "checkpoints")
     state, moments = load_state(checkpoint) if checkpoint else ({}, {})
     refuse_other_recipe(recipe, folder, state)
-    base = local_folder(recipe.model.name, recipe.model.revision)
+    base = checkpoint or local_folder(recipe.model.name, recipe.model.revision)  # a checkpoint is a whole model folder
     renderer = load_renderer(base, images=recipe.images, row_tokens=recipe.batch.row_tokens)
     objective = objective_of(recipe.objective)
     stream = open_stream(recipe.data, renderer, kinds=objective.kinds, seed=recipe.run.seed)
     eval_stream = open_stream(recipe.eval.data, renderer, kinds=objective.kinds, seed=0) if recipe.eval.data else stream
     _meet_data(stream, recipe.batch.examples)
-    model = load_tree(checkpoint or base, renderer, dtype=recipe.model.dtype, device=runtime.device)
+    model = load_tree(base, renderer, dtype=recipe.model.dtype, device=runtime.device)
     model.gradient_checkpointing = recipe.run.gradient_checkpointing
     apply_freeze(model.model, recipe.freeze)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError("everything that this model has is frozen", where="freeze", mend="leave the decoder unfrozen")
     optimizer = Optimizer(model.model, recipe.optim)
     if checkpoint:
         optimizer.load(moments)
     steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
     return Setup(
-        recipe=recipe, folder=folder, model=model, processor=base, stream=stream, eval_stream=eval_stream,
+        recipe=recipe, folder=folder, model=model, processor=processor_files(base), stream=stream, eval_stream=eval_stream,
         objective=objective, optimizer=optimizer, steps=steps,
         progress=Progress.from_json(state) if state else Progress(),
     )  # fmt: skip
