@@ -51,9 +51,7 @@ def make_checkpoint(job: Job) -> dict[str, Any]:
     shutil.copytree(job.shared / "smolvlm-256m-processor", job.checkpoint, copy_function=shutil.copyfile)
     assemble(PRESETS[PRESET], seed=SEED).save_pretrained(job.checkpoint)
     photos = job.shared / "coco_mini"
-    rows = [
-        row for split in ("train", "val") for row in json.loads((photos / f"annotations_{split}2017.json").read_text())
-    ]
+    rows = [row for split in ("train", "val") for row in json.loads((photos / f"annotations_{split}2017.json").read_text())]
     lines = [json.dumps({"image": str(photos / row["file"]), "captions": row["captions"][:5]}) + "\n" for row in rows]
     job.captions.write_text("".join(lines))
     return {}
@@ -203,9 +201,7 @@ def run_trl(job: Job) -> dict[str, Any]:
             if "loss" in logs:
                 losses.append(logs["loss"])
 
-    trainer = SFTTrainer(
-        model=model, args=arguments, train_dataset=dataset, processing_class=processor, callbacks=[Timer()]
-    )
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=processor, callbacks=[Timer()])
     trainer.train()
     return {
         "seconds": [after - before for before, after in pairwise(clock)],

@@ -156,6 +156,13 @@ BAD = [
     (("generate", "{tiny}", "--prompt", "x", "--device", "cuda"), "no such device here"),
     (("score", "{tiny}", "nowhere.jsonl"), "no such file or source"),
     (("report", "{tmp}"), "holds no run"),
+    (("describe", "foo/bar."), "the Hub did not give it"),
+    (("describe", "{tmp}"), "missing file"),
+    (("describe", "{broken}"), "not a readable tokenizer"),
+    (("describe", "{gguf}"), "not a readable GGUF"),
+    (("generate", "{tiny}", "--prompt", "\ud83d"), "not Unicode"),
+    (("generate", "{tiny}", "--prompt", "x", "--device", "cpu:x"), "no such device here"),
+    (("generate", "{tiny}", "--prompt", "x", "--max-new-tokens", "5000"), "shorten the answers or the new tokens"),
 ]
 
 
@@ -163,10 +170,23 @@ BAD = [
 def test_bad_input_is_one_line(capsys, tiny, tmp_path, arguments, words):
     Image.new("RGB", (300, 300), "red").save(tmp_path / "whole.jpg", quality=95)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
-    values = {"tiny": tiny, "cut": tmp_path / "cut.jpg", "tmp": tmp_path, "long": "word " * 9000}
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    (broken / "tokenizer.json").write_text("{}")
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF cut")
+    values = {
+        "broken": broken,
+        "gguf": tmp_path / "bad.gguf",
+        "tiny": tiny,
+        "cut": tmp_path / "cut.jpg",
+        "tmp": tmp_path,
+        "long": "word " * 9000,
+    }
     code, _, err = run(capsys, *(a.format(**values) for a in arguments))
-    if words is None:  # cut to fit, and answered
+    if words is None:  # cut to fit, answered, and said so
         assert code == 0
+        assert "the prompt was too long: prompt text cut" in err
         return
     assert code == 1
     assert words in err
@@ -186,3 +206,25 @@ def test_debug_shows_the_traceback():
 
     with pytest.raises(RecipeError):
         main(["train", "nowhere.yaml", "--debug"])
+
+
+def test_a_folder_that_transformers_saved(capsys, tiny, tmp_path):
+    """transformers 5 writes the picture rules inside processor_config.json."""
+    import shutil
+
+    from transformers import Idefics3Processor
+
+    shutil.copytree(tiny, tmp_path / "saved")
+    (tmp_path / "saved" / "preprocessor_config.json").unlink()
+    Idefics3Processor.from_pretrained(tiny).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "preprocessor_config.json").exists()
+    code, out, _ = run(capsys, "describe", tmp_path / "saved")
+    assert code == 0
+    assert "9 tokens a tile of 96 x 96" in out
+
+
+def test_rows_named_with_brackets_are_shown_whole(tmp_path, capsys):
+    from smolforge.training.tracking import Tracking
+
+    Tracking(tmp_path, steps=1, first=0, speak=True).say("rows.jsonl[cat]: [/data/a.jpg] is missing")
+    assert "rows.jsonl[cat]: [/data/a.jpg] is missing" in capsys.readouterr().err

@@ -26,9 +26,7 @@ def test_recipes_parse(recipe):
 def test_every_setting_is_explained():
     def walk(section: type) -> None:
         for name, field in section.model_fields.items():
-            inner = [
-                t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(t, "model_fields")
-            ]
+            inner = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(t, "model_fields")]
             for one in inner:
                 walk(one)
             assert field.description or inner, f"{section.__name__}.{name} has no sentence"

@@ -31,12 +31,7 @@ def test_fine_tune_generate_report(tiny_split, shared, tmp_path):
     page = write_report(folder).read_text()
     assert page.count("data:image/jpeg;base64") == 3
     picture = next((shared / "coco_mini" / "images").glob("val2017_*.jpg"))
-    assert (
-        main(
-            ["generate", str(folder), "--image", str(picture), "--prompt", "Give a concise caption.", "--device", "cpu"]
-        )
-        == 0
-    )
+    assert main(["generate", str(folder), "--image", str(picture), "--prompt", "Give a concise caption.", "--device", "cpu"]) == 0
 
 
 def test_hugging_face_loads_what_was_trained(tiny, tmp_path):

@@ -86,9 +86,7 @@ def test_fine_tunes_with_falling_held_out_loss(gguf, smollm2, shared, tmp_path):
     assert held[0] > held[1] > summary["after"]["loss"]
     again = load(str(folder), device="cpu")
     assert again.renderer.chat.system, "the chat format came along"
-    assert again.renderer.encode("\n\n12 and 3") == smollm2.renderer.encode("\n\n12 and 3"), (
-        "and the splitting of digits"
-    )
+    assert again.renderer.encode("\n\n12 and 3") == smollm2.renderer.encode("\n\n12 and 3"), "and the splitting of digits"
     assert smolforge.generate(again, "What is the capital of France?").text.startswith("The capital of France is Paris")
 
 

@@ -32,8 +32,9 @@ def test_scores_equal_hugging_face_response_by_response(tiny, tmp_path):
             (" a blue star at the top<end_of_utterance>", pair["responses"][1]),
         ],
         "<|im_start|>User: one<end_of_utterance>\nAssistant:": [(" two<end_of_utterance>", chat["responses"][0])],
-        "<|im_start|>User: one<end_of_utterance>\nAssistant: two<end_of_utterance>\n"
-        "User: three<end_of_utterance>\nAssistant:": [(" four<end_of_utterance>", chat["responses"][1])],
+        "<|im_start|>User: one<end_of_utterance>\nAssistant: two<end_of_utterance>\nUser: three<end_of_utterance>\nAssistant:": [
+            (" four<end_of_utterance>", chat["responses"][1])
+        ],
     }
     for prompt, answers in texts.items():
         for answer, scored in answers:

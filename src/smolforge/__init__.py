@@ -79,9 +79,7 @@ def generate(
     from smolforge.records import Media, Message, Part, Record
 
     loaded = load(model) if isinstance(model, str) else model
-    pictures = [
-        Media(ref=Path(i) if isinstance(i, str) and "://" not in i and not i.startswith("data:") else i) for i in images
-    ]
+    pictures = [Media(ref=Path(i) if isinstance(i, str) and "://" not in i and not i.startswith("data:") else i) for i in images]
     content: tuple[Part, ...] = (*pictures, prompt)
     record = Record(id="0", source="prompt", messages=(Message(role="user", content=content),), responses=())
     example = prepare(record, loaded.renderer, reserve=max_new_tokens)
@@ -89,9 +87,7 @@ def generate(
     return generate_(loaded.model, loaded.renderer, [example], sampling)[0]
 
 
-def score(
-    model: Loaded | str, data: str, *, split: str = "train", prompt: str | None = None
-) -> Iterator[dict[str, Any]]:
+def score(model: Loaded | str, data: str, *, split: str = "train", prompt: str | None = None) -> Iterator[dict[str, Any]]:
     """How likely a model finds each response of each record.
 
     Args:
@@ -125,6 +121,8 @@ def train(recipe: Recipe | str | Path, *overrides: str) -> Path:
     from smolforge.recipe import Recipe, load_recipe
     from smolforge.training.loop import train as train_
 
+    if isinstance(recipe, Recipe) and overrides:
+        raise UserError("overrides are for recipe files", mend="build the Recipe with these settings")
     return train_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
 
 

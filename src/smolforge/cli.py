@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:  # PyTorch's out-of-memory errors
         if options.debug or not re.search("out of memory|not enough memory|can't allocate memory", str(error)):
             raise
-        print(
-            "smolforge: out of memory; halve batch.row_tokens, or set run.gradient_checkpointing: true", file=sys.stderr
-        )
+        print("smolforge: out of memory; halve batch.row_tokens, or set run.gradient_checkpointing: true", file=sys.stderr)
         return 1
 
 
@@ -79,6 +77,8 @@ def generate(options: argparse.Namespace) -> int:
         model, options.prompt, images=options.image, max_new_tokens=options.max_new_tokens, temperature=options.temperature,
         top_p=options.top_p, top_k=options.top_k, seed=options.seed,
     )  # fmt: skip
+    for change in answer.changes:
+        print(f"smolforge: the prompt was too long: {change}", file=sys.stderr)
     result = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
     print(json.dumps(result, ensure_ascii=False) if options.json else answer.text)
     return 0
@@ -89,15 +89,18 @@ def score(options: argparse.Namespace) -> int:
 
     model = smolforge.load(options.model, dtype=options.dtype, device=options.device)
     results = smolforge.score(model, options.data, split=options.split, prompt=options.prompt)
-    failed = 0
+    failed = changed = 0
     out = options.out.open("w", encoding="utf-8") if options.out else sys.stdout
     try:
         for result in results:
             failed += "error" in result
+            changed += "changes" in result
             print(json.dumps(result), file=out, flush=True)
     finally:
         if options.out:
             out.close()
+    if changed:
+        print(f"smolforge: {changed} records gave up tiles or text to fit; their lines say what", file=sys.stderr)
     if failed:
         print(f"smolforge: {failed} records could not be scored; their lines say why", file=sys.stderr)
     return 0
@@ -156,12 +159,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smolforge {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    verb = _verb(
-        verbs, quickstart, "train a tiny SmolVLM on drawn scenes and show before against after", "smolforge quickstart"
-    )
-    verb.add_argument(
-        "--dir", type=Path, default=Path("runs/quickstart"), help="folder of the run (default: %(default)s)"
-    )
+    verb = _verb(verbs, quickstart, "train a tiny SmolVLM on drawn scenes and show before against after", "smolforge quickstart")
+    verb.add_argument("--dir", type=Path, default=Path("runs/quickstart"), help="folder of the run (default: %(default)s)")
     verb.add_argument("--steps", type=_positive, default=300, help="optimiser steps (default: %(default)s)")
 
     verb = _verb(
@@ -180,17 +179,13 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _model_options(verb)
     verb.add_argument("--prompt", required=True, help="the question or instruction")
-    verb.add_argument(
-        "--image", action="append", default=[], metavar="PATH_OR_URL", help="a picture; give it again for more"
-    )
+    verb.add_argument("--image", action="append", default=[], metavar="PATH_OR_URL", help="a picture; give it again for more")
     verb.add_argument("--longest-edge", type=_positive, help="longest edge of a picture in pixels: smaller is faster")
     verb.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer (default: %(default)s)")
     verb.add_argument("--temperature", type=_not_negative, default=0.0, help="0 takes the likeliest token (default)")
-    verb.add_argument(
-        "--top-p", type=_share, default=1.0, help="draw from the likeliest tokens with this probability together"
-    )
+    verb.add_argument("--top-p", type=_share, default=1.0, help="draw from the likeliest tokens with this probability together")
     verb.add_argument("--top-k", type=_whole, default=0, help="draw from the k likeliest tokens; 0 is all")
-    verb.add_argument("--seed", type=int, default=0, help="of the draws")
+    verb.add_argument("--seed", type=_seed, default=0, help="of the draws")
     verb.add_argument("--json", action="store_true", help="print text, tokens and whether it finished, as JSON")
 
     verb = _verb(
@@ -250,6 +245,7 @@ def _number(kind: Callable[[str], float], fits: Callable[[float], bool], words: 
     return parse
 
 
+_seed = _number(int, lambda x: 0 <= x < 2**63, "a whole number from 0 on")
 _positive = _number(int, lambda x: x > 0, "a whole number above 0")
 _whole = _number(int, lambda x: x >= 0, "a whole number from 0 on")
 _not_negative = _number(float, lambda x: x >= 0, "a number from 0 on")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from smolforge.data.processor import VISION_TYPES, load_renderer
 from smolforge.data.tokenizer import BASE_TOKENS, FAMILY_TOKENS
-from smolforge.errors import ModelError
 from smolforge.hub import local_folder
-from smolforge.model.build import CLASSES, count_parameters, shape_config
+from smolforge.model.build import CLASSES, count_parameters, read_config, shape_config
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.presets import PRESETS
 from smolforge.recipe import FreezeSection
@@ -69,8 +66,8 @@ def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
         config, special = shape_config(shape), _preset_tokens(shape.vocab)
     else:
         folder = local_folder(name, files=("*.json", "*.txt", "*.jinja"))
-        config = _config(folder)
         tokenizer = load_renderer(folder).tokenizer
+        config = read_config(folder)
         ids = {token: tokenizer.token_to_id(token) for token in SHOWN_TOKENS}
         special = {token: number for token, number in ids.items() if number is not None}
     with torch.device("meta"):
@@ -89,19 +86,6 @@ def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
         tile=config.vision_config.image_size if vision else None,
         special_tokens=special,
     )
-
-
-def _config(folder: Path) -> Any:
-    try:
-        if folder.suffix == ".gguf":
-            config = AutoConfig.from_pretrained(folder.parent, gguf_file=folder.name)
-        else:
-            config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError("no readable configuration", where=folder, mend="this is not a model folder") from error
-    if config.model_type not in CLASSES:
-        raise ModelError(f"model type {config.model_type}", where=folder, mend=f"smolforge runs {', '.join(CLASSES)}")
-    return config
 
 
 def _preset_tokens(vocab: int) -> dict[str, int]:

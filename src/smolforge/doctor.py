@@ -21,11 +21,9 @@ class Finding:
     words: str
 
 
-NEEDED = ("torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy", "pillow")
+NEEDED = ("torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy", "pillow", "tensorboard")
 OPTIONAL = {
     "gguf": "reads SmolLM2 from GGUF files: pip install 'smolforge[gguf]'",
-    "bitsandbytes": "8-bit and 4-bit weights and optimisers: pip install 'smolforge[cuda]'",
-    "tensorboard": "shows the curves: tensorboard --logdir runs",
 }
 
 
@@ -33,18 +31,14 @@ def examine() -> Iterator[Finding]:
     """Findings, the machine first."""
     yield Finding("ok", "machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_memory()}")
     right = sys.version_info >= (3, 11)
-    yield Finding(
-        "ok" if right else "fail", "Python", platform.python_version() + ("" if right else ": 3.11 or newer is needed")
-    )
+    yield Finding("ok" if right else "fail", "Python", platform.python_version() + ("" if right else ": 3.11 or newer is needed"))
     yield from _packages()
     if util.find_spec("torch"):
         yield from _devices()
     yield from _traps()
     free = shutil.disk_usage(".").free / 2**30
     enough = free > 5
-    yield Finding(
-        "ok" if enough else "note", "disk", f"{free:.0f} GiB free here" + ("" if enough else ": checkpoints need room")
-    )
+    yield Finding("ok" if enough else "note", "disk", f"{free:.0f} GiB free here" + ("" if enough else ": checkpoints need room"))
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     words = "HF_HUB_OFFLINE=1: local folders only" if offline else "asked when a name is not a folder here"
     yield Finding("note" if offline else "ok", "Hub", words)
@@ -79,7 +73,7 @@ def _devices() -> Iterator[Finding]:
     elif torch.version.cuda:
         yield Finding("note", "GPU", "this PyTorch has CUDA but finds no device: check the driver with nvidia-smi")
     elif shutil.which("nvidia-smi"):
-        yield Finding("note", "GPU", "an NVIDIA driver is here but PyTorch is the CPU build: make setup TORCH=cuda")
+        yield Finding("note", "GPU", "an NVIDIA driver is here but PyTorch is the CPU build: install its CUDA build into .venv")
     elif torch.backends.mps.is_available():
         yield Finding("ok", "GPU", "Apple MPS")
     else:

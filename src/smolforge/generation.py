@@ -15,8 +15,8 @@ from smolforge.data.render import Example, Renderer
 from smolforge.model.attention import Attend, tree_attention
 from smolforge.model.tree import TreeModel
 
-ROW_TOKENS = 8192
 MAX_PROMPTS = 64  # continued side by side
+CACHE_TOKENS = 32768  # places in the key-value cache of prompts side by side, padding included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,11 @@ class Answer:
     text: str
     tokens: int  # generated, the closing token included
     finished: bool  # ended by its closing token, not by max_new_tokens
+    changes: tuple[str, ...] = ()  # what the length policy did to the prompt
 
 
 @torch.no_grad()
-def generate(
-    model: TreeModel, renderer: Renderer, prompts: Sequence[Example], sampling: Sampling | None = None
-) -> list[Answer]:
+def generate(model: TreeModel, renderer: Renderer, prompts: Sequence[Example], sampling: Sampling | None = None) -> list[Answer]:
     """Continue prompts (examples without responses, pictures decoded), in their order.
 
     Args:
@@ -52,11 +51,12 @@ def generate(
     stops = stop_ids(renderer)
     generator = torch.Generator().manual_seed(sampling.seed)
     answers: dict[int, Answer] = {}
-    for group in _groups(prompts):
+    for group in _groups(prompts, sampling.max_new_tokens):
         ids = _continue(model, collate([prompts[n] for n in group]), sampling, stops, generator)
         for number, tokens in zip(group, ids):
             finished = bool(tokens) and tokens[-1] in stops
-            answers[number] = Answer(text=renderer.decode(tokens), tokens=len(tokens), finished=finished)
+            text, changes = renderer.decode(tokens), prompts[number].changes
+            answers[number] = Answer(text=text, tokens=len(tokens), finished=finished, changes=changes)
     return [answers[number] for number in range(len(prompts))]
 
 
@@ -67,16 +67,16 @@ def stop_ids(renderer: Renderer) -> frozenset[int]:
     return frozenset(token for token in ids if token is not None)
 
 
-def _groups(prompts: Sequence[Example]) -> Iterator[list[int]]:
-    """Prompts of similar length together, longest first."""
+def _groups(prompts: Sequence[Example], room: int) -> Iterator[list[int]]:
+    """Prompts of similar length together, longest first, as many as the cache holds with `room` new tokens each."""
     group: list[int] = []
-    tokens = 0
     for number in sorted(range(len(prompts)), key=lambda n: -prompts[n].num_tokens):
-        if group and (len(group) == MAX_PROMPTS or tokens + prompts[number].num_tokens > ROW_TOKENS):
-            yield group
-            group, tokens = [], 0
+        if group:
+            places = (len(group) + 1) * (prompts[group[0]].num_tokens + room)
+            if len(group) == MAX_PROMPTS or places > CACHE_TOKENS:
+                yield group
+                group = []
         group.append(number)
-        tokens += prompts[number].num_tokens
     if group:
         yield group
 

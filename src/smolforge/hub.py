@@ -28,15 +28,13 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".") or path.suffix == ".gguf":
-        raise ModelError(
-            "no such folder", where=name, mend="give a model folder, a .gguf file or a Hub name like owner/model"
-        )
+        raise ModelError("no such folder", where=name, mend="give a model folder, a .gguf file or a Hub name like owner/model")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
             f"not a folder here, and the Hub did not give it ({type(error).__name__})",
             where=name,

@@ -72,6 +72,7 @@ def pick_device(device: str) -> torch.device:
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if here[kind]))
-    if not here.get(device.split(":")[0], False):
+    kind, _, number = device.partition(":")
+    if not here.get(kind, False) or not (number or "0").isdigit() or int(number or 0) >= max(1, torch.cuda.device_count()):
         raise ModelError("no such device here", where=device, mend="use auto, or see `smolforge doctor`")
     return torch.device(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from smolforge.data.media import ImageSpec
 from smolforge.data.pipeline import prepare
 from smolforge.data.sources.scenes import PROMPT, SIZE, SceneTable, record, scene
 from smolforge.data.tokenizer import token_ids, train_tokenizer, write_processor
+from smolforge.errors import UserError
 from smolforge.evals.scenes import scene_scores
+from smolforge.files import write_whole
 from smolforge.generation import Sampling, generate
 from smolforge.loading import load
-from smolforge.model.build import assemble, quiet
+from smolforge.model.build import assemble
 from smolforge.model.presets import PRESETS
 from smolforge.recipe import Recipe, parse_recipe
+from smolforge.training.checkpoint import processor_files, save_model
 from smolforge.training.loop import train
 
 HELD_OUT = 200  # captions that are scored
@@ -31,14 +35,16 @@ def quickstart(folder: Path, *, steps: int = 300) -> dict[str, Any]:
         {"before": scores, "sft": scores}, each with exact, recall, hallucination and seconds.
     """
     start = folder / "start"
-    if not (start / "config.json").is_file():
+    if not start.is_dir():
         assemble_tiny(start)
     recipe = quickstart_recipe(folder, steps=steps)
     metrics = {"before": measure(start) | {"seconds": 0.0}}
     train(recipe)
+    if not (folder / "summary.json").is_file():
+        raise UserError("stopped before its end", where=folder, mend="the same command goes on from there")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics["sft"] = measure(folder / "model") | {"seconds": round(summary["seconds"], 1)}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
@@ -67,14 +73,14 @@ def assemble_tiny(folder: Path) -> None:
     tokenizer = train_tokenizer(texts, vocab=shape.vocab)
     model = assemble(shape, **token_ids(tokenizer))
     spec = ImageSpec(tile=SIZE, longest_edge=SIZE)
-    write_processor(folder, tokenizer, spec, image_tokens=shape.image_tokens, context=shape.context)
-    with quiet():
-        model.save_pretrained(folder)
+    with tempfile.TemporaryDirectory() as draft:
+        write_processor(Path(draft), tokenizer, spec, image_tokens=shape.image_tokens, context=shape.context)
+        save_model(folder, model, processor_files(Path(draft)))
 
 
 def measure(folder: Path) -> dict[str, float]:
     """Caption the held-out scenes, greedily, and score them."""
-    loaded = load(str(folder))
+    loaded = load(str(folder), dtype="float32")
     rows = SceneTable(rows=HELD_OUT, split="test")
     records = [record(rows[n], id=str(n), source="scenes", prompt=None) for n in range(HELD_OUT)]
     prompts = [prepare(one.prompt, loaded.renderer, reserve=LONGEST) for one in records]

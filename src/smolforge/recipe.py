@@ -22,7 +22,7 @@ COMPONENTS = ("vision", "connector", "decoder")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -51,8 +51,8 @@ class FreezeSection(Section):
 
 class DataSection(Section):
     source: str
-    """A source by name (scenes, the_cauldron, coco_captions, smoltalk), a file (.jsonl, .json, .parquet), a folder of pictures
-    or of a saved dataset, or a Hub dataset name."""
+    """A source by name (scenes, the_cauldron, coco_captions, smoltalk), a file (.jsonl, .json, .csv, .parquet), a folder
+    of pictures or of a saved dataset, or a Hub dataset name."""
     name: str | None = None
     """Configuration of a Hub dataset that has several."""
     split: str = "train"
@@ -91,7 +91,7 @@ class RatesSection(Section):
 
 
 class OptimSection(Section):
-    lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] | RatesSection = 2e-5
+    lr: Annotated[float, Field(ge=0)] | RatesSection = 2e-5
     """Peak learning rate: one number, or one for each of vision, connector, decoder."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up: to zero along a cosine or a line, or not at all."""
@@ -155,7 +155,7 @@ class RunSection(Section):
     """Keep the checkpoint with the lowest held-out loss as well."""
     early_stopping: EarlyStopping | None = None
     """End when the held-out loss stops falling."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides the order of the data and every random draw."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes CUDA, then Apple's MPS, then the CPU."""
@@ -199,10 +199,12 @@ class Recipe(Section):
         return self
 
 
-# What may differ between a run and its continuation: nothing here changes a weight.
+# What may differ between a run and its continuation. Of these only batch.row_tokens touches the weights: sums are added in
+# another order, and an example that no longer fits gives up tiles or text, which is counted. It is what helps against
+# running out of memory.
 FREE_TO_CHANGE = (
     "run.dir", "run.save_every", "run.keep_last", "run.log_every", "run.trackers", "run.workers", "run.device",
-    "eval.samples", "eval.max_new_tokens",
+    "run.gradient_checkpointing", "batch.row_tokens", "eval.samples", "eval.max_new_tokens",
 )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from smolforge.errors import UserError
+from smolforge.files import write_whole
+from smolforge.training.tracking import read_metrics
 
 STYLE = """
 :root { color-scheme: light dark; --line: #d0d4da; --dim: #5b6470; --back: #fbfbfa; --ink: #16191d; --card: #fff;
@@ -43,7 +45,7 @@ def write_report(folder: Path) -> Path:
     if not (folder / "recipe.json").is_file():
         raise UserError("holds no run", where=folder, mend="give a folder that `smolforge train` wrote")
     recipe, summary, scores = (_json(folder / name) for name in ("recipe.json", "summary.json", "metrics.json"))
-    log = _lines(folder / "metrics.jsonl")
+    log = read_metrics(folder)
     sections = [
         _head(folder, recipe, summary),
         _scores(scores),
@@ -59,7 +61,7 @@ def write_report(folder: Path) -> Path:
         f"<title>{_esc(folder.name)} · smolforge</title><style>{STYLE}</style><body>{''.join(sections)}</body></html>"
     )
     out = folder / "report.html"
-    out.write_text(page, encoding="utf-8")
+    write_whole(out, page)
     return out
 
 
@@ -81,9 +83,7 @@ def _scores(scores: dict[str, Any]) -> str:
         return ""
     names = [name for name in next(iter(scores.values())) if name != "seconds"]
     head = "".join(f"<th>{_esc(stage)}" for stage in scores)
-    rows = "".join(
-        f"<tr><td>{_esc(name)}" + "".join(f"<td>{values[name]:.1%}" for values in scores.values()) for name in names
-    )
+    rows = "".join(f"<tr><td>{_esc(name)}" + "".join(f"<td>{values[name]:.1%}" for values in scores.values()) for name in names)
     return f"<h2>Scores on held-out examples</h2><div class=wide><table><tr><th>{head}{rows}</table></div>"
 
 
@@ -91,9 +91,7 @@ def _losses(summary: dict[str, Any]) -> str:
     if not summary:
         return ""
     before, after = summary["before"], summary["after"]
-    rows = "".join(
-        f"<tr><td>{_esc(k)}<td>{before[k]:.4f}<td>{after[k]:.4f}<td>{_change(before[k], after[k])}" for k in after
-    )
+    rows = "".join(f"<tr><td>{_esc(k)}<td>{before[k]:.4f}<td>{after[k]:.4f}<td>{_change(before[k], after[k])}" for k in after)
     return (
         f"<h2>Before against after, on {_esc(summary['measured_on'])}</h2><div class=wide><table><tr><th><th>before<th>after<th>"
         f"change{rows}</table></div><p class=dim>loss: nats a token of the answers</p>"
@@ -127,9 +125,7 @@ def _curve(log: list[dict[str, Any]], steps: int) -> str:
         f'<text x="{at((s, 0)).split(",")[0]}" y="{height - 8}" text-anchor="middle">{s}</text>'
         for s in (round(steps * n / 4) for n in range(5))
     )
-    dots = "".join(
-        f'<circle cx="{at(p).split(",")[0]}" cy="{at(p).split(",")[1]}" r="4" fill="var(--eval)"/>' for p in held
-    )
+    dots = "".join(f'<circle cx="{at(p).split(",")[0]}" cy="{at(p).split(",")[1]}" r="4" fill="var(--eval)"/>' for p in held)
     line = " ".join(at(p) for p in _thin(train))
     dashes = " ".join(at(p) for p in held)
     return (

@@ -21,9 +21,9 @@ def score(loaded: Loaded, source: Source) -> Iterator[dict[str, Any]]:
     """One result a record, in the source's order.
 
     Yields:
-        {"id": .., "responses": [{"kind": .., "logprob": sum in nats, "tokens": n}, ..]}, or {"id": .., "error": ..} for a record
-        that cannot be used. `tokens` counts the response's tokens with its closing token. A chat's earlier assistant turns
-        are responses too.
+        {"id": .., "responses": [{"kind": .., "logprob": sum in nats, "tokens": n}, ..]}, with "changes": [..] when the record had
+        to give up tiles or text to fit; or {"id": .., "error": ..} for a record that cannot be used. `tokens` counts the
+        response's tokens with its closing token. A chat's earlier assistant turns are responses too.
     """
     numbers = iter(range(len(source)))
     while chunk := list(islice(numbers, CHUNK)):
@@ -40,7 +40,8 @@ def score(loaded: Loaded, source: Source) -> Iterator[dict[str, Any]]:
                 results.append({"id": name, "error": str(error)})
                 continue
             places.append(len(results))
-            results.append({"id": name, "responses": []})
+            changes = {"changes": list(examples[-1].changes)} if examples[-1].changes else {}
+            results.append({"id": name, "responses": []} | changes)
         for place, responses in zip(places, _responses(loaded, examples)):
             results[place]["responses"] = responses
         yield from results

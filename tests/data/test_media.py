@@ -82,9 +82,7 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
     if mode == "I;16":
         return Image.fromarray(rng.integers(0, 2**16, (height, width), dtype=np.uint16))
     bands = len(Image.new(mode, (1, 1)).getbands())
-    return Image.merge(
-        mode, [Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)) for _ in range(bands)]
-    )
+    return Image.merge(mode, [Image.fromarray(rng.integers(0, 256, (height, width), dtype=np.uint8)) for _ in range(bands)])
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

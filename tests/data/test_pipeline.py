@@ -43,9 +43,7 @@ def test_bad_pictures_are_skipped_counted_and_named(tiny_split, photos):
 
 
 def test_five_captions_cost_their_own_tokens_only(tiny, photos):
-    stream = open_stream(
-        [DataSection(source=str(photos), split="train[:1]")], load_renderer(tiny), kinds={"target"}, seed=0
-    )
+    stream = open_stream([DataSection(source=str(photos), split="train[:1]")], load_renderer(tiny), kinds={"target"}, seed=0)
     record = stream.record(0)
     five = prepare(record, stream.renderer).num_tokens
     one = prepare(replace(record, responses=record.responses[:1]), stream.renderer).num_tokens
@@ -74,9 +72,7 @@ def test_objective_chooses_the_responses(tiny, tmp_path):
 def test_changes_are_told(tiny, tmp_path):
     long = " ".join(str(n) for n in range(4000))
     (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": f"add {long} now", "completion": "no"}))
-    stream = open_stream(
-        [DataSection(source=str(tmp_path / "long.jsonl"))], load_renderer(tiny), kinds={"target"}, seed=0
-    )
+    stream = open_stream([DataSection(source=str(tmp_path / "long.jsonl"))], load_renderer(tiny), kinds={"target"}, seed=0)
     step = stream.step(range(1))
     assert step.tally.changed == {"prompt text cut": 1}
     assert step.rows[0].num_tokens <= stream.renderer.context

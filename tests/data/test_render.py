@@ -75,8 +75,7 @@ def reference(processor: Idefics3Processor, *messages: Message, **options: objec
         {
             "role": message.role,
             "content": [
-                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-                for part in message.content
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.content
             ],
         }
         for message in messages
@@ -167,9 +166,7 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 @pytest.mark.parametrize("split", [True, False])
-def test_prompts_equal_transformers(
-    name: str, split: bool, small: Renderer, small_processor: Idefics3Processor
-) -> None:
+def test_prompts_equal_transformers(name: str, split: bool, small: Renderer, small_processor: Idefics3Processor) -> None:
     renderer = replace(small, images=replace(small.images, split=split))
     messages = CONVERSATIONS[name]
     assert prompt(renderer, *messages) == reference(small_processor, *messages, do_image_splitting=split)
@@ -392,9 +389,7 @@ def test_length_policy(small: Renderer) -> None:
         row=st.integers(20, 700),
         reserve=st.integers(0, 30),
     )
-    def holds(
-        sizes: list[tuple[int, int]], text: str, answers: list[str], context: int, row: int, reserve: int
-    ) -> None:
+    def holds(sizes: list[tuple[int, int]], text: str, answers: list[str], context: int, row: int, reserve: int) -> None:
         renderer = replace(small, context=context, row_tokens=row)
         what = record(user(*sizes, text), answers=tuple(answers))
         specs = [renderer.images]
@@ -482,7 +477,7 @@ def test_control_tokens_are_refused(token: str, small: Renderer) -> None:
     ):
         with pytest.raises(DataError, match=token.replace("|", r"\|")) as caught:
             small.render(what)
-        assert caught.value.where == "test[1]"
+        assert caught.value.where .startswith("test[1]")
 
 
 def test_control_token_over_two_parts_is_refused(small: Renderer) -> None:
@@ -505,4 +500,4 @@ def test_pictures_where_none_can_be(small: Renderer, smollm2: Renderer) -> None:
     trained = Message(role="assistant", content=("Here: ", picture(SQUARE)), train=True)
     with pytest.raises(DataError, match="picture") as caught:
         small.render(record(user("Hi."), trained))
-    assert caught.value.where == "test[1]"
+    assert caught.value.where .startswith("test[1]")

@@ -88,10 +88,7 @@ def test_pictures_in_parts_and_in_a_column():
     own = read({"messages": [{"role": "user", "content": [{"type": "image", "path": "b.jpg"}, TEXT]}, parts[1]]})
     assert own.messages[0].content == (Media(ref=Path("b.jpg")), "what?")
     address = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
-    assert (
-        read({"messages": [{"role": "user", "content": [address]}, parts[1]]}).media[0].ref
-        == "data:image/png;base64,AA"
-    )
+    assert read({"messages": [{"role": "user", "content": [address]}, parts[1]]}).media[0].ref == "data:image/png;base64,AA"
     front = read({"messages": TURNS, "images": ["a.jpg", "b.jpg"]})
     assert [type(part) for part in front.messages[0].content] == [Media, Media, str]
 
@@ -127,6 +124,8 @@ def test_trl_pairs_with_pictures():
         ({"chosen": "a", "rejected": "b"}, "chosen and rejected without a prompt"),
         ({"chosen": TURNS[:2], "rejected": TURNS[2:]}, "answer different prompts"),
         ({"image": "a.jpg", "captions": []}, "no answer"),
+        ({"image": 5, "caption": "x"}, "a picture given as int"),
+        ({"image": [["a.jpg"]], "caption": "x"}, "a picture given as list"),
     ],
 )
 def test_malformed_rows_are_named(row, words):
@@ -218,6 +217,7 @@ def test_a_broken_line_is_met_when_it_is_read(tmp_path):
         ({"source": "the_cauldron"}, "give one as name"),
         ({"source": "scenes", "split": "train[5:5]"}, "no rows in train"),
         ({"source": "scenes", "split": "train[:x]"}, "not a split"),
+        ({"source": __file__[:-3] + ".json", "split": "test"}, "no such file or source"),
     ],
 )
 def test_sources_that_cannot_be_opened(section, words):
@@ -256,3 +256,14 @@ def test_scenes_of_the_splits_never_coincide():
     train, test = (open_source(DataSection(source="scenes", split=split)) for split in ("train[:300]", "test[:300]"))
     captions = [{source.record(n).responses[0].text for n in range(300)} for source in (train, test)]
     assert not captions[0] & captions[1]
+
+
+def test_a_file_has_one_split(tmp_path):
+    """Asking a file for its validation split must not hand out the training rows."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(DataError, match="no split validation: a file is one split"):
+        open_source(DataSection(source=str(tmp_path / "rows.jsonl"), split="validation[:5]"))
+
+
+def test_a_picture_in_two_columns_is_one(tmp_path):
+    assert len(read({"image": "a.jpg", "file_name": "a.jpg", "text": "x"}).media) == 1

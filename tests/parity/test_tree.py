@@ -50,8 +50,7 @@ def example(renderer: Renderer, what: Record) -> Example:
     images = tuple(replace(i, tiles=tile_pixels(i.picture.pixels(), i.spec)) for i in made.images)
     rng = np.random.default_rng(made.num_tokens)
     nodes = tuple(
-        replace(node, weights=node.weights * rng.uniform(0.5, 1.5, len(node.ids)).astype(np.float32))
-        for node in made.nodes
+        replace(node, weights=node.weights * rng.uniform(0.5, 1.5, len(node.ids)).astype(np.float32)) for node in made.nodes
     )
     return replace(made, nodes=nodes, images=images)
 

@@ -56,16 +56,10 @@ def test_round_trip(tiny, tmp_path):
 @pytest.mark.parametrize("files", [0, 1, 5])
 def test_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path, monkeypatch, files):
     loaded = load(str(tiny), device="cpu")
-    save_checkpoint(
-        tmp_path / "step-00000001", loaded.model.model, processor_files(tiny), {"a": torch.ones(1)}, {"step": 1}
-    )
+    save_checkpoint(tmp_path / "step-00000001", loaded.model.model, processor_files(tiny), {"a": torch.ones(1)}, {"step": 1})
     fill_disk(monkeypatch, after_files=files)
-    with pytest.raises(
-        CheckpointError, match="the disk is full; free some space and run the same command again"
-    ) as caught:
-        save_checkpoint(
-            tmp_path / "step-00000002", loaded.model.model, processor_files(tiny), {"a": torch.ones(1)}, {"step": 2}
-        )
+    with pytest.raises(CheckpointError, match="the disk is full; free some space and run the same command again") as caught:
+        save_checkpoint(tmp_path / "step-00000002", loaded.model.model, processor_files(tiny), {"a": torch.ones(1)}, {"step": 2})
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     newest = newest_checkpoint(tmp_path)
@@ -77,9 +71,7 @@ def test_a_disk_that_is_really_full(make_recipe, tmp_path):
     """A file system of 16 MiB: the second checkpoint does not fit. More room, and the run goes on."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, check=False
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a file system")
     try:
         recipe = make_recipe(run__dir=disk / "run", run__save_every=1, run__keep_last=5)

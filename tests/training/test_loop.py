@@ -18,6 +18,7 @@ from smolforge.data.pipeline import Stream
 from smolforge.errors import CheckpointError, DataError, TrainingError
 from smolforge.generation import generate
 from smolforge.loading import load
+from smolforge.report import write_report
 from smolforge.training.loop import train
 from smolforge.training.tracking import read_metrics
 
@@ -98,6 +99,65 @@ def test_early_stopping_takes_the_best_model(make_recipe):
     best = min((loss, step) for step, loss in held.items() if step > 0)
     assert summary["after"]["loss"] == pytest.approx(best[0], rel=1e-6)
     assert (folder / "checkpoints" / f"step-{best[1]:08d}").is_dir()
+
+
+def test_an_early_stop_is_final(make_recipe):
+    """The same command again trains no further, also when it was killed before the summary."""
+    settings = {
+        "optim__lr": 0.3, "optim__clip": "null", "optim__warmup": 0, "optim__schedule": "constant", "run__steps": 30,
+        "run__eval_every": 1, "run__early_stopping": "{patience: 2}",
+    }  # fmt: skip
+    folder = train(make_recipe(**settings))
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").unlink()
+    train(make_recipe(**settings))
+    again = json.loads((folder / "summary.json").read_text())
+    assert (again["steps"], again["after"]) == (summary["steps"], summary["after"])
+
+
+def test_the_last_step_is_measured_and_may_be_the_best(make_recipe):
+    folder = train(make_recipe(run__steps=5, run__eval_every=2, run__early_stopping="{patience: 2}"))
+    held = [e["step"] for e in read_metrics(folder) if e["kind"] == "eval"]
+    assert held == [0, 2, 4, 5]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["after"]["loss"] == [e["loss"] for e in read_metrics(folder) if e["kind"] == "eval"][-1]
+
+
+def test_frozen_decoder_with_texts_among_pictures(make_recipe, tmp_path):
+    """A row of text teaches a connector nothing; it must not end the run."""
+    data = tmp_path / "text.jsonl"
+    data.write_text('{"prompt": "count", "completion": "one"}\n')
+    mixed = f"[{{source: scenes, weight: 0.5}}, {{source: {data}, weight: 0.5}}]"
+    folder = train(make_recipe(data=mixed, freeze__decoder="true", freeze__vision="true", batch__examples=2, run__steps=6))
+    assert len(losses(folder)) == 6
+
+
+def test_memory_settings_may_change_on_the_way(make_recipe):
+    """What an out-of-memory message advises is accepted by the run that it advises."""
+    train(make_recipe(run__steps=2))
+    train(make_recipe(run__steps=2, batch__row_tokens=128, run__gradient_checkpointing="true"))
+
+
+def test_a_damaged_log_line_is_left_out(make_recipe):
+    folder = train(make_recipe(run__steps=2))
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    assert write_report(folder).is_file()
+
+
+def test_gradients_that_are_not_finite_end_the_run():
+    from torch import nn
+
+    from smolforge.recipe import OptimSection
+    from smolforge.training.optim import Optimizer
+
+    model = nn.Linear(1, 1)
+    optimizer = Optimizer(model, OptimSection())
+    model(torch.tensor([[float("inf")]])).sum().backward()
+    before = model.weight.clone()
+    with pytest.raises(TrainingError, match=r"the gradient.s norm is (inf|nan)"):
+        optimizer.step(1.0)
+    assert torch.equal(model.weight, before)
 
 
 def test_changed_recipe_is_refused_with_the_difference(make_recipe):

@@ -30,9 +30,7 @@ def test_equals_adamw_with_clipping():
     train(ours, Optimizer(ours, section), 5)
     decayed = [p for p in theirs.parameters() if p.ndim >= 2]
     plain = [p for p in theirs.parameters() if p.ndim < 2]
-    adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=1e-2
-    )
+    adamw = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=1e-2)
     for step in range(5):
         torch.manual_seed(step)
         (theirs(torch.randn(8, 4)).square().sum() / 8).backward()

@@ -5,6 +5,7 @@ Real processes, real SIGKILLs. They come from a fork server that has imported ev
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -56,8 +57,8 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_recipe, start_p
     assert whole.exitcode == 0
     recipe = make_recipe(run__dir=tmp_path / "killed", **settings)
     draw = random.Random(0)
-    kills, longest = 0, 0.6
-    while kills < KILLS:
+    kills, late, longest = 0, 0, 0.6
+    while kills < KILLS or late < 3:
         process = start_process(recipe)
         process.join(draw.uniform(0.0, longest))
         if process.is_alive():
@@ -65,12 +66,14 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_recipe, start_p
             process.join()
             assert process.exitcode == -signal.SIGKILL
             kills += 1
+            late += bool(checkpoint_steps(tmp_path / "killed" / "checkpoints"))
             longest *= 1.15  # so that later attempts get further, on slow machines too
         else:  # it finished before ten kills: begin anew, the kills count on
             assert process.exitcode == 0
             assert_equal(tmp_path / "whole", tmp_path / "killed")
             (tmp_path / "killed").rename(tmp_path / f"done-{kills}-{len(os.listdir(tmp_path))}")
             longest = 0.6
+    assert late >= 3, "kills must fall after checkpoints too, or nothing was resumed"
     last = start_process(recipe)
     last.join(120)
     assert last.exitcode == 0
@@ -88,13 +91,17 @@ def assert_equal(a: Path, b: Path) -> None:
 
 
 def test_two_processes_reach_the_numbers_of_one(make_recipe, start_process, tmp_path):
-    """Gradients are sums divided by a global count, so ranks may hold different rows. Tolerance: order of additions."""
-    one = start_process(make_recipe(run__dir=tmp_path / "one"))
+    """Gradients are sums divided by a global count, so ranks may hold different rows, some without a picture, some dropped.
+    Tolerance: order of additions."""
+    rows = [{"prompt": f"count to {n}", "completion": " ".join(map(str, range(n)))} for n in range(9)]  # the first is empty
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = f"[{{source: scenes, weight: 0.3}}, {{source: {tmp_path / 'rows.jsonl'}, weight: 0.7}}]"
+    one = start_process(make_recipe(run__dir=tmp_path / "one", data=data))
     one.join(120)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    recipe = make_recipe(run__dir=tmp_path / "two")
+    recipe = make_recipe(run__dir=tmp_path / "two", data=data)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [start_process(recipe, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(2)]
     for process in (one, *ranks):
@@ -103,3 +110,6 @@ def test_two_processes_reach_the_numbers_of_one(make_recipe, start_process, tmp_
     losses = [[e["loss"] for e in read_metrics(tmp_path / name) if e["kind"] == "train"] for name in ("one", "two")]
     assert len(losses[0]) == 10
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    dropped = [json.loads((tmp_path / name / "summary.json").read_text())["dropped"] for name in ("one", "two")]
+    assert dropped[0] == dropped[1]
+    assert dropped[0]["empty answer"] > 0

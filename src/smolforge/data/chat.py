@@ -50,9 +50,7 @@ class ChatFormat:
         yield from parts
 
 
-SMOLVLM = ChatFormat(
-    begin="<|im_start|>", turn="{role}:", capitalize=True, lead=" ", close="<end_of_utterance>", after="\n"
-)
+SMOLVLM = ChatFormat(begin="<|im_start|>", turn="{role}:", capitalize=True, lead=" ", close="<end_of_utterance>", after="\n")
 CHATML = ChatFormat(
     begin="", turn="<|im_start|>{role}\n", capitalize=False, lead="", close="<|im_end|>", after="\n"
 )  # fmt: skip

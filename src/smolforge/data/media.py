@@ -9,6 +9,7 @@ Legend: T tiles, P tile edge in pixels.
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import math
 import struct
@@ -192,9 +193,7 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
         _check_size(ref.width, ref.height, max_pixels, media)
         with _mended_errors(media):
             image = to_rgb(ref)
-        return Picture(
-            key=fingerprint(image.size, image.tobytes()), width=image.width, height=image.height, pixels=lambda: image
-        )
+        return Picture(key=fingerprint(image.size, image.tobytes()), width=image.width, height=image.height, pixels=lambda: image)
     data = _read(ref)
     with _mended_errors(media):
         header = _open(data)
@@ -219,9 +218,7 @@ def _open(data: bytes) -> Image.Image:
 def _check_size(width: int, height: int, max_pixels: int, media: Media) -> None:
     if width * height > max_pixels:
         raise MediaError(
-            f"{width} x {height} pixels are over the limit of {max_pixels}",
-            where=media,
-            mend="raise images.max_pixels",
+            "too many pixels", where=f"{media}, {width} x {height}", mend=f"raise images.max_pixels, which is {max_pixels}"
         )
 
 
@@ -244,7 +241,7 @@ def _mended_errors(media: Media) -> Iterator[None]:
     except (
         OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, RuntimeError, struct.error
     ) as error:  # fmt: skip
-        raise MediaError(f"damaged picture ({error})", where=media, mend="replace the file") from error
+        raise MediaError("damaged picture", where=f"{media} ({error})", mend="replace the file") from error
 
 
 def _read(ref: Path | str | bytes) -> bytes:
@@ -260,9 +257,7 @@ def _read(ref: Path | str | bytes) -> bytes:
     try:
         return Path(ref).read_bytes()
     except FileNotFoundError as error:
-        raise MediaError(
-            "no such picture", where=ref, mend="check the path; it is resolved beside the data file"
-        ) from error
+        raise MediaError("no such picture", where=ref, mend="check the path; it is resolved beside the data file") from error
     except OSError as error:
         raise MediaError(f"cannot be read ({error.strerror})", where=ref, mend="check the file") from error
     except ValueError as error:
@@ -274,8 +269,8 @@ def _download(address: str) -> bytes:
         request = urllib.request.Request(address, headers={"User-Agent": "smolforge"})
         with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as answer:
             data = answer.read(DOWNLOAD_LIMIT + 1)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"could not be downloaded ({error})", where=address, mend="check the address") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise MediaError("could not be downloaded", where=f"{address} ({error})", mend="check the address") from error
     if len(data) > DOWNLOAD_LIMIT:
         raise MediaError(f"larger than {DOWNLOAD_LIMIT >> 20} MiB", where=address, mend="download it yourself")
     return data

@@ -101,9 +101,7 @@ class Stream:
             _count(examples[-1], tally, name)
         return Step(rows=tuple(row for _, row in pack_rows(examples, self.renderer.row_tokens)), tally=tally)
 
-    def steps(
-        self, first: int, last: int, size: int, *, rank: int = 0, world: int = 1, workers: int = 0
-    ) -> Iterator[Step]:
+    def steps(self, first: int, last: int, size: int, *, rank: int = 0, world: int = 1, workers: int = 0) -> Iterator[Step]:
         """Steps first to last - 1 of `size` examples, this rank's share of each, prepared ahead by `workers` threads."""
         indices = [range(step * size + rank, (step + 1) * size, world) for step in range(first, last)]
         if not workers:
@@ -123,9 +121,7 @@ class Stream:
         return replace(record, responses=responses)
 
 
-def open_stream(
-    sections: Sequence[DataSection], renderer: Renderer, *, kinds: Collection[ResponseKind], seed: int
-) -> Stream:
+def open_stream(sections: Sequence[DataSection], renderer: Renderer, *, kinds: Collection[ResponseKind], seed: int) -> Stream:
     """Open a recipe's sources as one mixed stream.
 
     Raises:

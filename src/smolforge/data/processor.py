@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ VISION_TYPES = ("idefics3", "smolvlm")
 
 
 def load_renderer(
-    folder: Path, *, images: ImagesSection | None = None, row_tokens: int = 8192, context: int | None = None
+    folder: Path, *, images: ImagesSection | None = None, row_tokens: int | None = None, context: int | None = None
 ) -> Renderer:
     """Renderer of a checkpoint folder in Hugging Face's format (or a .gguf file).
 
     Args:
         images: what the recipe changes of the checkpoint's own picture rules.
-        row_tokens: longest tree that may be rendered.
+        row_tokens: longest tree that may be rendered; the model's context when left out.
         context: positions of the model; read from config.json when left out.
 
     Raises:
@@ -39,10 +40,11 @@ def load_renderer(
         template = _chat_template(folder)
         chat = replace(CHATML, system=SMOLLM_SYSTEM) if SMOLLM_SYSTEM in template else CHATML
         limit = context or int(config.get("max_position_embeddings", 2048))
-        return Renderer(tokenizer=tokenizer, chat=chat, context=limit, row_tokens=row_tokens)
+        return Renderer(tokenizer=tokenizer, chat=chat, context=limit, row_tokens=row_tokens or limit)
     vision, text = config["vision_config"], config["text_config"]
     side = int(vision.get("image_size", 224)) // int(vision["patch_size"])
-    spec = _image_spec(read_json(folder / "preprocessor_config.json"))
+    limit = context or int(text.get("max_position_embeddings", 8192))
+    spec = _image_spec(folder)
     if images is not None:
         spec = replace(
             spec,
@@ -54,10 +56,10 @@ def load_renderer(
     return Renderer(
         tokenizer=tokenizer,
         chat=SMOLVLM,
-        context=context or int(text.get("max_position_embeddings", 8192)),
+        context=limit,
         images=spec,
         image_tokens=side * side // int(config["scale_factor"]) ** 2,
-        row_tokens=row_tokens,
+        row_tokens=row_tokens or limit,
     )
 
 
@@ -79,7 +81,10 @@ def _tokenizer(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ModelError("missing file", where=file, mend="this is not a complete model folder")
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        raise ModelError(f"not a readable tokenizer ({error})", where=file, mend="copy the file again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -92,27 +97,35 @@ def _chat_template(folder: Path) -> str:
     return str(read_json(config).get("chat_template") or "") if config.is_file() else ""
 
 
-def _image_spec(config: dict[str, Any]) -> ImageSpec:
-    return ImageSpec(
-        tile=int(config["max_image_size"]["longest_edge"]),
-        longest_edge=int(config["size"]["longest_edge"]),
-        split=bool(config.get("do_image_splitting", True)),
-        resample=int(config.get("resample", 1)),
-        mean=tuple(config["image_mean"]),
-        std=tuple(config["image_std"]),
-    )
+def _image_spec(folder: Path) -> ImageSpec:
+    """Picture rules: preprocessor_config.json, or inside processor_config.json, where transformers 5 saves them."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file() and (folder / "processor_config.json").is_file():
+        file = folder / "processor_config.json"
+    config = read_json(file)
+    config = config.get("image_processor", config)
+    try:
+        return ImageSpec(
+            tile=int(config["max_image_size"]["longest_edge"]),
+            longest_edge=int(config["size"]["longest_edge"]),
+            split=bool(config.get("do_image_splitting", True)),
+            resample=int(config.get("resample", 1)),
+            mean=tuple(config["image_mean"]),
+            std=tuple(config["image_std"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"does not say {error}", where=file, mend="this is not a SmolVLM's processor") from error
 
 
-def _gguf_renderer(file: Path, row_tokens: int) -> Renderer:
+def _gguf_renderer(file: Path, row_tokens: int | None) -> Renderer:
     from transformers import AutoConfig
 
     tokenizer = gguf_tokenizer(file)
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    limit = config.max_position_embeddings
     system = SMOLLM_SYSTEM if SMOLLM_SYSTEM in (tokenizer.chat_template or "") else None
     chat: ChatFormat = replace(CHATML, system=system)
-    return Renderer(
-        tokenizer=tokenizer.backend_tokenizer, chat=chat, context=config.max_position_embeddings, row_tokens=row_tokens
-    )
+    return Renderer(tokenizer=tokenizer.backend_tokenizer, chat=chat, context=limit, row_tokens=row_tokens or limit)
 
 
 def gguf_tokenizer(file: Path) -> Any:
@@ -130,7 +143,7 @@ def gguf_tokenizer(file: Path) -> Any:
         read = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
         raise ModelError("GGUF needs the gguf package", where=file, mend="pip install 'smolforge[gguf]'") from error
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
         raise ModelError(f"not a readable GGUF ({error})", where=file, mend="check the file") from error
     backend = read.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -127,9 +127,9 @@ class Renderer:
             messages, removed = self._cut_text(messages, excess)
             if not removed:
                 raise DataError(
-                    f"{excess} tokens too long with every picture at one tile and no prompt text left to cut",
-                    where=record.name,
-                    mend="shorten the answers, or raise batch.row_tokens within the model's context",
+                    "too long with every picture at one tile and no prompt text left to cut",
+                    where=f"{record.name}, {excess} tokens over",
+                    mend="shorten the answers or the new tokens, or raise batch.row_tokens within the model's context",
                 )
             cut += removed
             example = self._lay_out(record, messages, pictures, spec)
@@ -147,7 +147,7 @@ class Renderer:
         ids = self._ids.get(text)
         if ids is None:
             ids = tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
-            if len(text) < 64:  # tile marks, turn openings: the same few strings again and again
+            if len(text) < 64 and len(self._ids) < 4096:  # tile marks, turn openings: the same few strings again and again
                 self._ids[text] = ids
         return ids
 
@@ -213,6 +213,8 @@ class Renderer:
         if not all(text.strip() for text in trained):
             raise DataError("empty answer", where=record.name, mend="remove the row or give it an answer")
         for text in (*texts, *trained):
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise DataError("a text that is not Unicode (half of a surrogate pair)", where=record.name, mend="mend the text")
             if found := self._control_tokens.search(text):
                 raise DataError(
                     f"the text holds the control token {found.group()}",

@@ -42,8 +42,8 @@ def tree_mask(node_ids: torch.Tensor, ancestry: torch.Tensor) -> torch.Tensor:
 
 
 def tree_attention(batch: PackedBatch) -> Attend:
-    """Attention for this row's layout: FlexAttention on CUDA, blocks of whole trees elsewhere."""
-    if batch.input_ids.device.type == "cuda":
+    """Attention for this row's layout: FlexAttention for training on CUDA, blocks of whole trees elsewhere."""
+    if batch.input_ids.device.type == "cuda" and torch.is_grad_enabled():  # one answer is not worth compiling a kernel
         return flex_attention(batch)
     return block_attention(batch)
 

@@ -39,29 +39,38 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
     """
     if folder.suffix == ".gguf":
         return _load_gguf(folder).to(device=device, dtype=dtype).eval()
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError("no readable config.json", where=folder, mend="this is not a complete model folder") from error
-    if config.model_type not in CLASSES:
-        raise ModelError(f"model type {config.model_type}", where=folder, mend=f"smolforge runs {', '.join(CLASSES)}")
+    config = read_config(folder)
     try:
         with quiet():
             model, report = CLASSES[config.model_type][1].from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"weights cannot be read ({error})", where=folder, mend="check the safetensors files"
-        ) from error
+        raise ModelError(f"weights cannot be read ({error})", where=folder, mend="check the safetensors files") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{len(missing)} weights are missing, first {missing[0]}", where=folder, mend="copy it again")
     return model.to(device).eval()
 
 
-def assemble(
-    shape: Shape, *, decoder: Any = None, image_token_id: int | None = None, seed: int = 0, **token_ids: int
-) -> Any:
+def read_config(folder: Path) -> Any:
+    """Configuration of a model folder or .gguf file of the family.
+
+    Raises:
+        ModelError: not readable, or of another family.
+    """
+    try:
+        if folder.suffix == ".gguf":
+            config = AutoConfig.from_pretrained(folder.parent, gguf_file=folder.name)
+        else:
+            config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError("no readable configuration", where=folder, mend="this is not a complete model folder") from error
+    if config.model_type not in CLASSES:
+        raise ModelError(f"model type {config.model_type}", where=folder, mend=f"smolforge runs {', '.join(CLASSES)}")
+    return config
+
+
+def assemble(shape: Shape, *, decoder: Any = None, image_token_id: int | None = None, seed: int = 0, **token_ids: int) -> Any:
     """A model of a shape: SigLIP tower, pixel shuffle and projection, Llama decoder, freshly initialised.
 
     Args:
@@ -93,9 +102,7 @@ def _take_decoder(model: Any, decoder: Any) -> None:
         model.lm_head.load_state_dict({"weight": _more_rows(decoder.lm_head.weight, rows, close)})
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise ModelError(
-            f"the decoder does not fit the shape ({first})", mend="choose the preset of its size"
-        ) from error
+        raise ModelError(f"the decoder does not fit the shape ({first})", mend="choose the preset of its size") from error
 
 
 @torch.no_grad()

@@ -48,19 +48,11 @@ class Shape:
         return (self.image_size // self.patch // self.shuffle) ** 2
 
 
-_SIGLIP_BASE = dict(
-    vision_hidden=768, vision_layers=12, vision_heads=12, vision_ff=3072, image_size=512, patch=16, shuffle=4
-)
-_SO400M = dict(
-    vision_hidden=1152, vision_layers=27, vision_heads=16, vision_ff=4304, image_size=384, patch=14, shuffle=3
-)
+_SIGLIP_BASE = dict(vision_hidden=768, vision_layers=12, vision_heads=12, vision_ff=3072, image_size=512, patch=16, shuffle=4)
+_SO400M = dict(vision_hidden=1152, vision_layers=27, vision_heads=16, vision_ff=4304, image_size=384, patch=14, shuffle=3)
 _135M = dict(hidden=576, layers=30, heads=9, kv_heads=3, ff=1536, context=8192, rope_theta=100_000.0, longest_edge=2048)
-_360M = dict(
-    hidden=960, layers=32, heads=15, kv_heads=5, ff=2560, context=8192, rope_theta=100_000.0, longest_edge=2048
-)
-_1700M = dict(
-    hidden=2048, layers=24, heads=32, kv_heads=32, ff=8192, context=16384, rope_theta=273_768.0, longest_edge=1536
-)
+_360M = dict(hidden=960, layers=32, heads=15, kv_heads=5, ff=2560, context=8192, rope_theta=100_000.0, longest_edge=2048)
+_1700M = dict(hidden=2048, layers=24, heads=32, kv_heads=32, ff=8192, context=16384, rope_theta=273_768.0, longest_edge=1536)
 _TINY = dict(
     vision_hidden=64, vision_layers=2, vision_heads=2, vision_ff=256, image_size=96, patch=16, shuffle=2,
     hidden=128, layers=4, heads=4, kv_heads=2, ff=352, context=2048, rope_theta=10_000.0, longest_edge=96,

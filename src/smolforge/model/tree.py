@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from smolforge.data.batch import PackedBatch
 from smolforge.model.attention import Attend, tree_attention
 
-TILE_CHUNK = 16  # tiles the vision tower takes at a time when nothing is to be learnt from them
+TILE_CHUNK = 16  # tiles the vision tower takes at a time
 HEAD_CHUNK = 2**26  # logits held at a time, in elements
 
 
@@ -102,9 +102,8 @@ class TreeModel(nn.Module):
 
     def image_features(self, tiles: torch.Tensor) -> torch.Tensor:
         """uint8 tiles (T, 3, P, P) through tower and connector, (T, S, D). Frozen parts run without a graph, in chunks."""
-        if any(p.requires_grad for p in self.vision.parameters()) and torch.is_grad_enabled():
-            return self.connector(self._tower(tiles))
-        with torch.no_grad():
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
+        with torch.set_grad_enabled(learns):
             seen = torch.cat([self._tower(chunk) for chunk in tiles.split(TILE_CHUNK)])  # (T, S * shuffle^2, D_vision)
         return self.connector(seen)
 
@@ -132,8 +131,7 @@ class TreeModel(nn.Module):
             parts = [self._log_probs(h, t) for h, t in zip(hidden.split(rows), targets.split(rows))]
         else:  # keep one chunk's logits at a time: the backward pass computes them again
             parts = [
-                checkpoint(self._log_probs, h, t, use_reentrant=False)
-                for h, t in zip(hidden.split(rows), targets.split(rows))
+                checkpoint(self._log_probs, h, t, use_reentrant=False) for h, t in zip(hidden.split(rows), targets.split(rows))
             ]
         return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
@@ -142,9 +140,7 @@ class TreeModel(nn.Module):
         return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
 
 
-def decoder_layer(
-    layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend
-) -> torch.Tensor:
+def decoder_layer(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
     """One Llama layer with its attention given from outside: (L, D) -> (L, D)."""
     attn, width = layer.self_attn, layer.self_attn.head_dim
     x = layer.input_layernorm(hidden)

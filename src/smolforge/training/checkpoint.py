@@ -1,6 +1,6 @@
 """Atomic checkpoints: a checkpoint is whole or absent.
 
-    runs/x/checkpoints/step-000100/     a model folder in Hugging Face's format, and beside it
+    runs/x/checkpoints/step-00000100/   a model folder in Hugging Face's format, and beside it
         optimizer.safetensors           moments, step counts, float32 master weights
         state.json                      step, recipe, best loss, what was dropped so far
 

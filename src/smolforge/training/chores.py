@@ -18,6 +18,7 @@ import yaml
 from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
+from smolforge.files import write_whole
 from smolforge.model.build import count_parameters, load_model
 from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
 from smolforge.training.evaluate import held_out, write_samples
@@ -48,9 +49,14 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def is_over(run: Setup) -> bool:
+    """Whether the last step is done, or early stopping has ended the run."""
+    return run.progress.ended or run.progress.step >= run.steps
+
+
 def is_finished(run: Setup) -> bool:
-    """A run that has its last step and its summary is left as it is."""
-    return run.progress.step >= run.steps and (run.folder / "summary.json").is_file()
+    """A run that is over and has its summary is left as it is."""
+    return is_over(run) and (run.folder / "summary.json").is_file()
 
 
 def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
@@ -65,15 +71,17 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     if runtime.is_main:
         run.folder.mkdir(parents=True, exist_ok=True)
         settings = recipe.model_dump(mode="json")
-        (run.folder / "recipe.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        (run.folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    runtime.start_trackers("tensorboard", first=state.step)
+        write_whole(run.folder / "recipe.json", json.dumps(settings, indent=1))
+        write_whole(run.folder / "recipe.yaml", yaml.safe_dump(settings, sort_keys=False))
+    runtime.start_trackers("smolforge", first=state.step)
     if state.step:
         tracking.say(f"going on from step {state.step}")
         return
     if not recipe.eval.data:
         tracking.say("no eval.data: before and after are measured on training examples")
-    state.before = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
+    state.before, tally = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
+    for line in tally.lines():
+        tracking.say(f"held-out: {line}")
     tracking.write("eval", 0, state.before)
     runtime.track({f"eval/{name}": value for name, value in state.before.items()}, 0)
     tracking.say(f"before: loss {state.before['loss']:.4f}")
@@ -92,13 +100,18 @@ def refuse_not_finite(loss: torch.Tensor, row: PackedBatch) -> None:
 
 
 def tell_gradients(run: Setup, step: Step, runtime: Runtime, tracking: Tracking) -> None:
-    """After the first step: which components received gradient. One that should and did not ends the run."""
-    if run.progress.step:
+    """After the first step, and the first with pictures: which components received gradient. One that should train and
+    did not ends the run."""
+    state = run.progress
+    if state.pictures_checked:
         return
+    pictures = runtime.agree(any(len(row.run_tiles) for row in step.rows))
+    if state.step and not pictures:
+        return
+    state.pictures_checked = pictures
     norms = run.optimizer.gradient_norms()
     tracking.say("gradient norms: " + ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items()))
-    pictures = runtime.agree(any(len(row.run_tiles) for row in step.rows))
-    silent = [part for part, norm in norms.items() if norm == 0 and (pictures or part == "decoder")]
+    silent = [part for part, norm in norms.items() if norm == 0 and (pictures or (part == "decoder" and step.rows))]
     if silent:
         raise TrainingError(
             f"{' and '.join(silent)} should train and received no gradient", mend="freeze it, or look at the data"
@@ -126,23 +139,23 @@ def log(
         runtime.track({f"train/{name}": value for name, value in figures.items()}, step)
 
 
-def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> bool:
-    """Measure the held-out loss when it is due; True when early stopping ends the run."""
+def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
+    """Measure the held-out loss when it is due, and after the last step; note the best, and whether to stop early."""
     state, section = run.progress, run.recipe.run
-    if not section.eval_every or state.step % section.eval_every:
-        return False
-    metrics = held_out(run.model, run.objective, run.eval_stream, run.recipe.eval, runtime)
+    if not section.eval_every or (state.step % section.eval_every and state.step < run.steps):
+        return
+    metrics, _ = held_out(run.model, run.objective, run.eval_stream, run.recipe.eval, runtime)
+    state.latest, state.latest_step = metrics, state.step
     tracking.write("eval", state.step, metrics)
     runtime.track({f"eval/{name}": value for name, value in metrics.items()}, state.step)
     tracking.say(f"step {state.step}: held-out loss {metrics['loss']:.4f}")
-    stopping = section.early_stopping
-    state.waits += 1
-    if state.best is None or metrics["loss"] < state.best - (stopping.min_delta if stopping else 0.0):
-        state.best, state.best_step, state.waits = metrics["loss"], state.step, 0
-    if stopping and state.waits >= stopping.patience:
+    stopping, best, loss = section.early_stopping, state.best, metrics["loss"]
+    state.waits = 0 if best is None or loss < best - (stopping.min_delta if stopping else 0.0) else state.waits + 1
+    if best is None or loss < best:
+        state.best, state.best_step = loss, state.step
+    if stopping and state.waits >= stopping.patience and state.step < run.steps:
+        state.ended = True
         tracking.say(f"no better held-out loss in {state.waits} evaluations: stopping early")
-        return True
-    return False
 
 
 def save_due(run: Setup) -> bool:
@@ -163,18 +176,22 @@ def save(run: Setup, runtime: Runtime) -> None:
     runtime.wait()
 
 
-def finish(run: Setup, runtime: Runtime, tracking: Tracking, *, stopped: bool) -> None:
+def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     """Measure what came of it, write the model, tell what was dropped. A stopped run only says how to go on."""
     state, recipe = run.progress, run.recipe
-    if stopped and state.step < run.steps:
+    if not is_over(run):
         tracking.say(f"stopped and saved at step {state.step}; the same command goes on from there")
         runtime.finish()
         return
-    if recipe.run.early_stopping and state.best_step not in (0, state.step) and recipe.run.keep_best:
-        best = load_model(run.folder / "checkpoints" / checkpoint_name(state.best_step), dtype=run.model.dtype)
+    chosen = state.step
+    if recipe.run.early_stopping and recipe.run.keep_best and state.best_step not in (0, state.step):
+        chosen = state.best_step
+        best = load_model(run.folder / "checkpoints" / checkpoint_name(chosen), dtype=run.model.dtype)
         run.model.model.load_state_dict(best.state_dict())
-        tracking.say(f"the model is that of step {state.best_step}, with the lowest held-out loss")
-    after = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
+        tracking.say(f"the model is that of step {chosen}, with the lowest held-out loss")
+    after = state.latest
+    if state.latest_step != chosen:
+        after, _ = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
     runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
     if runtime.is_main:
         if recipe.eval.samples:
@@ -192,10 +209,8 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking, *, stopped: bool) -
             "notes": state.tally.lines(),
             "versions": versions(),
         }
-        (run.folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    tracking.say(
-        f"after: loss {after['loss']:.4f} (before {state.before['loss']:.4f}); model in {run.folder / 'model'}"
-    )
+        write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))
+    tracking.say(f"after: loss {after['loss']:.4f} (before {state.before['loss']:.4f}); model in {run.folder / 'model'}")
     for line in state.tally.lines():
         tracking.say(line)
     runtime.finish()

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from smolforge.data.pipeline import Stream, prepare
+from smolforge.data.pipeline import Stream, Tally, prepare
 from smolforge.errors import DataError, TrainingError
+from smolforge.files import write_whole
 from smolforge.generation import Sampling, generate
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective
@@ -24,15 +25,18 @@ CHUNK = 32  # examples measured at a time
 @torch.no_grad()
 def held_out(
     model: TreeModel, objective: Objective, stream: Stream, section: EvalSection, runtime: Runtime
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Tally]:
     """Metrics over the first `section.examples` of a stream, divided once by their count."""
     examples = min(section.examples, stream.num_rows)
     sums = dict.fromkeys(objective.metrics, 0.0)
-    count = 0.0
+    count, tally = 0.0, Tally()
     model.eval()
     for first in range(0, examples, CHUNK):
         indices = range(first + runtime.rank, min(first + CHUNK, examples), runtime.world)
-        for row in stream.step(indices).rows:
+        step = stream.step(indices)
+        for one in runtime.gather(step.tally):
+            tally.add(one)
+        for row in step.rows:
             row = row.to(runtime.device)
             output = objective.loss(model(row), row)
             count += objective.count(row)
@@ -40,15 +44,11 @@ def held_out(
                 sums[name] += float(value)
     total, *values = runtime.sum([count, *sums.values()])
     if total == 0:
-        raise TrainingError(
-            "no held-out example could be used", mend="see why with `smolforge score`, or change eval.data"
-        )
-    return {name: value / total for name, value in zip(sums, values)}
+        raise TrainingError("no held-out example could be used", mend="see why with `smolforge score`, or change eval.data")
+    return {name: value / total for name, value in zip(sums, values)}, tally
 
 
-def write_samples(
-    folder: Path, when: str, model: TreeModel, stream: Stream, section: EvalSection
-) -> list[dict[str, Any]]:
+def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, section: EvalSection) -> list[dict[str, Any]]:
     """Answer the first held-out prompts and write them, with their pictures, for the report.
 
     Args:
@@ -72,16 +72,14 @@ def write_samples(
             pictures.append(name)
         text = "\n".join(p for m in record.messages for p in m.content if not isinstance(p, Media))
         references = [response.text for response in record.responses]
-        lines.append(
-            {"id": record.name, "prompt": text, "pictures": pictures, "references": references, "answer": answer.text}
-        )
+        lines.append({"id": record.name, "prompt": text, "pictures": pictures, "references": references, "answer": answer.text})
     content = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / f"{when}.jsonl").write_text(content, encoding="utf-8")
+    write_whole(folder / f"{when}.jsonl", content)
     return lines
 
 
 def _pick(stream: Stream, number: int) -> Iterator[Record]:
-    """The first records of the stream that can be rendered; the loss's pass has counted the others."""
+    """The first records of the stream that can be rendered; measuring the loss has told of the others."""
     found = 0
     for index in range(stream.num_rows):
         if found == number:

@@ -12,6 +12,7 @@ from smolforge.training.chores import (
     evaluate,
     finish,
     is_finished,
+    is_over,
     log,
     refuse_not_finite,
     save,
@@ -40,27 +41,21 @@ def train(recipe: Recipe) -> Path:
     tracking = Tracking(run.folder, steps=run.steps, first=state.step, speak=runtime.is_main)
     with tracking, stop_signals() as stop:
         start(run, runtime, tracking)
-        ahead = run.stream.steps(
-            state.step,
-            run.steps,
-            recipe.batch.examples,
-            rank=runtime.rank,
-            world=runtime.world,
-            workers=recipe.run.workers,
-        )
+        first = run.steps if state.ended else state.step
+        share = {"rank": runtime.rank, "world": runtime.world, "workers": recipe.run.workers}
         clock = time.monotonic()
-        for step in ahead:
+        for step in run.stream.steps(first, run.steps, recipe.batch.examples, **share):
             torch.manual_seed(hash((recipe.run.seed, state.step)))  # dropout is a function of (seed, step)
             model.train()
-            count, examples, tokens = runtime.sum(
-                [sum(map(objective.count, step.rows)), step.tally.examples, step.tally.tokens]
-            )
+            local = [sum(map(objective.count, step.rows)), step.tally.examples, step.tally.tokens]
+            count, examples, tokens = runtime.sum(local)
             sums = dict.fromkeys(objective.metrics, 0.0)
             for row in step.rows:
                 row = row.to(runtime.device)
                 output = objective.loss(model(row), row)
                 refuse_not_finite(output.loss, row)
-                (output.loss / count).backward()
+                if output.loss.requires_grad:  # a text with a frozen decoder teaches nothing
+                    (output.loss / count).backward()
                 sums = {name: sums[name] + float(output.metrics[name]) for name in sums}
             runtime.sum_gradients(optimizer.gradients().values())
             tell_gradients(run, step, runtime, tracking)
@@ -68,17 +63,17 @@ def train(recipe: Recipe) -> Path:
             norm = optimizer.step(factor) if count else 0.0  # nothing usable in this step: nothing is learnt
             means = dict(zip(sums, (total / (count or 1) for total in runtime.sum([*sums.values()]))))
             state.step += 1
-            state.tally.add(step.tally)
-            state.seconds, clock, took = (
-                state.seconds + time.monotonic() - clock,
-                time.monotonic(),
-                time.monotonic() - clock,
-            )
+            for tally in runtime.gather(step.tally):
+                state.tally.add(tally)
+            took = time.monotonic() - clock
+            state.seconds += took
             log(run, runtime, tracking, means, examples=examples / took, tokens=tokens / took, norm=norm, factor=factor)
-            done = state.step == run.steps or runtime.agree(bool(stop)) or evaluate(run, runtime, tracking)
+            evaluate(run, runtime, tracking)
+            done = runtime.agree(bool(stop)) or is_over(run)
             if done or save_due(run):
                 save(run, runtime)
             if done:
                 break
-        finish(run, runtime, tracking, stopped=bool(stop))
+            clock = time.monotonic()
+        finish(run, runtime, tracking)
     return run.folder

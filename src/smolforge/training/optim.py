@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from smolforge.errors import TrainingError
 from smolforge.model.build import component
 from smolforge.recipe import OptimSection
 
@@ -78,6 +79,8 @@ class Optimizer:
         """Clip, update with each peak rate times `factor`, forget the gradients. Returns the norm before clipping."""
         limit = self.section.clip if self.section.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.masters.values(), limit)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the gradient's norm is {float(norm)}", mend="lower optim.lr, or start from another model")
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * factor
         self.adamw.step()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from smolforge.errors import RecipeError
 from smolforge.recipe import RunSection
+
+T = TypeVar("T")
 
 
 class Runtime:
@@ -29,9 +31,7 @@ class Runtime:
             raise RecipeError("no MPS device here", where="run.device", mend="use auto, or see `smolforge doctor`")
         trackers = list(section.trackers) or None
         try:
-            self._accelerator = Accelerator(
-                cpu=section.device == "cpu", log_with=trackers, project_dir=str(section.dir)
-            )
+            self._accelerator = Accelerator(cpu=section.device == "cpu", log_with=trackers, project_dir=str(section.dir))
         except (ImportError, ValueError) as error:
             raise RecipeError(str(error), where="run.trackers", mend="install the tracker or leave it out") from error
         if len(self._accelerator.log_with) < len(section.trackers):
@@ -76,6 +76,14 @@ class Runtime:
         if self.world > 1:
             for gradient in gradients:
                 torch.distributed.all_reduce(gradient)
+
+    def gather(self, value: T) -> list[T]:
+        """This value of every process."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def agree(self, flag: bool) -> bool:
         """True everywhere when it is True anywhere."""

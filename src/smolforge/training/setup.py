@@ -32,7 +32,11 @@ class Progress:
     before: dict[str, float] = field(default_factory=dict)  # held-out metrics of the starting point
     best: float | None = None  # lowest held-out loss
     best_step: int = 0
-    waits: int = 0  # evaluations since then
+    waits: int = 0  # evaluations without a better one
+    ended: bool = False  # by early stopping
+    latest: dict[str, float] = field(default_factory=dict)  # held-out metrics last measured
+    latest_step: int = -1  # at this step
+    pictures_checked: bool = False  # every component that should train was seen to receive gradient
     tally: Tally = field(default_factory=Tally)
 
     def to_json(self, recipe: Recipe) -> dict[str, Any]:
@@ -100,9 +104,11 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
 
 
 def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:
-    """A run directory holds one recipe. Its copy there is written by the first attempt."""
+    """A run directory holds one recipe, from its first checkpoint on."""
     written = folder / "recipe.json"
-    before = state.get("recipe") or (json.loads(written.read_text(encoding="utf-8")) if written.is_file() else None)
+    before = state.get("recipe")
+    if before is None and (folder / "model").exists() and written.is_file():
+        before = json.loads(written.read_text(encoding="utf-8"))
     changed = differences(before, recipe.model_dump(mode="json")) if before else []
     if changed:
         raise CheckpointError(

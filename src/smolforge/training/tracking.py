@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from smolforge.files import write_whole
+
 LINE_SECONDS = 10  # between lines where no bar can be drawn
 
 
@@ -49,7 +51,7 @@ class Tracking:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append an entry to metrics.jsonl."""
@@ -87,6 +89,4 @@ def forget_after(file: Path, step: int) -> None:
     if not file.is_file():
         return
     kept = [entry for entry in read_metrics(file.parent) if entry["step"] <= step]
-    draft = file.with_suffix(".draft")
-    draft.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, "".join(json.dumps(entry) + "\n" for entry in kept))

@@ -95,9 +95,7 @@ def parse_caption(text: str) -> list[tuple[str, str, str]]:
     named = []
     for piece in text.strip().rstrip(".").split(" and "):
         words = piece.split(" ", 3)
-        whole = (
-            len(words) == 4 and words[0] == "a" and words[1] in COLOURS and words[2] in SHAPES and words[3] in PLACES
-        )
+        whole = len(words) == 4 and words[0] == "a" and words[1] in COLOURS and words[2] in SHAPES and words[3] in PLACES
         named.append((words[1], words[2], words[3]) if whole else ("", "", piece.strip()))
     return [thing for thing in named if any(thing)]
 
@@ -123,9 +121,7 @@ def record(row: dict[str, Any], *, id: str, source: str, prompt: str | None) -> 
     return Record(id=id, source=source, messages=(user,), responses=(Response(text=row["caption"]),))
 
 
-def _draw_shape(
-    pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, colour: tuple[int, int, int]
-) -> None:
+def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, colour: tuple[int, int, int]) -> None:
     if shape == "circle":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
     elif shape == "square":

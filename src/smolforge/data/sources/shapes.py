@@ -3,7 +3,7 @@
     {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}
     {"prompt": "..." or messages, "completion": "..." or messages}
     {"prompt" or "messages": ..., "chosen": ..., "rejected": ...}          also chosen / rejected that repeat the prompt
-    {"image": "a.jpg", "captions": ["...", "..."]}                        or "caption": "..."
+    {"image": "a.jpg", "captions": ["...", "..."]}                        or "caption" or "text": "..."
     {"image": "a.jpg", "question": "...", "answer": "..."}
 
 Pictures stand in content parts ({"type": "image", "image": ...}) or in a column (`image`, `images`, `file_name`, `file`,
@@ -16,11 +16,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from smolforge.errors import DataError
 from smolforge.records import Media, Message, Part, Record, Response, ResponseKind
 
 CAPTION_PROMPT = "Give a concise caption."
 IMAGE_COLUMNS = ("images", "image", "file_name", "file", "image_path")
+CAPTION_COLUMNS = ("captions", "caption", "text")
 ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("system", "user", "assistant")}
 
 
@@ -34,7 +37,8 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     Raises:
         DataError: no known shape, or a malformed one.
     """
-    pictures = [_media(value, base) for column in IMAGE_COLUMNS for value in _listed(row.get(column))]
+    column = next((column for column in IMAGE_COLUMNS if row.get(column) is not None), None)
+    pictures = [_media(value, base) for value in _listed(row[column])] if column else []
     has = {column for column, value in row.items() if value is not None}
     if {"chosen", "rejected"} <= has:
         messages, responses = _pair(row, base)
@@ -46,8 +50,8 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     elif {"question", "answer"} <= has:
         messages = (Message(role="user", content=(str(row["question"]),)),)
         responses = (Response(text=str(row["answer"])),)
-    elif pictures and has & {"captions", "caption"}:
-        captions = row["captions"] if "captions" in has else [row["caption"]]
+    elif pictures and (words := next((name for name in CAPTION_COLUMNS if name in has), None)):
+        captions = row[words]
         messages = (Message(role="user", content=(prompt or CAPTION_PROMPT,)),)
         responses = tuple(Response(text=str(caption).strip()) for caption in _listed(captions))
     else:
@@ -113,9 +117,7 @@ def _parts(content: Any, base: Path | None) -> Iterable[Part]:
         if kind == "text":
             yield str(part["text"])
         elif kind in ("image", "image_url"):
-            value = next(
-                (part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None
-            )
+            value = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None)
             value = value["url"] if kind == "image_url" and isinstance(value, dict) else value
             yield PLACEHOLDER if value is None else _media(value, base)
         else:
@@ -149,8 +151,8 @@ def _media(value: Any, base: Path | None) -> Media:
     if isinstance(value, str) and not value.startswith(("http://", "https://", "data:")):
         path = Path(value).expanduser()
         return Media(ref=path if path.is_absolute() or base is None else base / path)
-    if value is None:
-        raise DataError("a picture without content", mend="give a path, an address or the file's bytes")
+    if not isinstance(value, str | bytes | Image):
+        raise DataError(f"a picture given as {type(value).__name__}", mend="give a path, an address or the file's bytes")
     return Media(ref=value)
 
 

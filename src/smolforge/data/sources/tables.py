@@ -79,8 +79,8 @@ class Source:
             raise DataError(error.what, where=error.where or f"{self.name}[{number}]", mend=error.mend) from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(
-                f"a malformed row ({type(error).__name__}: {error})",
-                where=f"{self.name}[{number}]",
+                "a malformed row",
+                where=f"{self.name}[{number}] ({type(error).__name__}: {error})",
                 mend="compare it with the shapes in the documentation",
             ) from error
 
@@ -106,7 +106,7 @@ def open_source(section: DataSection) -> Source:
     elif path.exists():
         table = _from_path(path, name)
         options["base"] = path if path.is_dir() else path.parent
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", section.source) and not path.suffix:
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+", section.source) and path.suffix not in READERS:
         table = _from_hub(section.source, section, name)
     else:
         raise DataError("no such file or source", where=section.source, mend=f"known by name: {', '.join(SOURCES)}")
@@ -148,12 +148,13 @@ def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
 def _from_path(path: Path, split: str) -> Table:
     if path.is_dir():
         return _from_folder(path, split)
-    readers: dict[str, Callable[[Path], Table]] = {
-        ".jsonl": JsonLines, ".json": _json_list, ".parquet": _parquet, ".csv": _csv_rows
-    }  # fmt: skip
-    if path.suffix not in readers:
-        raise DataError(f"a {path.suffix or 'nameless'} file", where=path, mend=f"give one of {', '.join(readers)}")
-    return readers[path.suffix](path)
+    if path.suffix not in READERS:
+        raise DataError(f"a {path.suffix or 'nameless'} file", where=path, mend=f"give one of {', '.join(READERS)}")
+    if split != "train":
+        raise DataError(
+            f"no split {split}: a file is one split, train", where=path, mend="write train[90%:], or give another file"
+        )
+    return READERS[path.suffix](path)
 
 
 def _from_folder(folder: Path, split: str) -> Table:
@@ -176,9 +177,7 @@ def _from_folder(folder: Path, split: str) -> Table:
         try:
             return _undecoded(datasets.load_dataset(str(folder), split=split))
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"not a readable dataset ({error})", where=folder, mend="check its files and split"
-            ) from error
+            raise DataError(f"not a readable dataset ({error})", where=folder, mend="check its files and split") from error
     raise DataError(
         "a folder without captions.jsonl, metadata.jsonl, metadata.csv or Parquet files",
         where=folder,
@@ -235,7 +234,7 @@ def _csv_rows(path: Path) -> Table:
             rows = [{key: value or None for key, value in row.items() if key} for row in csv.DictReader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"not a readable table ({error})", where=path, mend="save it as UTF-8 CSV") from error
-    return [row | {"caption": row["text"]} if "caption" not in row and "text" in row else row for row in rows]
+    return rows
 
 
 def _parquet(path: Path) -> Table:
@@ -253,7 +252,7 @@ def _from_hub(hub: str, section: DataSection, split: str) -> Table:
 
     try:
         return _undecoded(datasets.load_dataset(hub, section.name, split=split, revision=section.revision))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"the Hub did not give {hub} ({type(error).__name__}: {error})",
             where=section.source,
@@ -271,3 +270,8 @@ def _undecoded(dataset: Any) -> Table:
         elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
             dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
     return dataset
+
+
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".jsonl": JsonLines, ".json": _json_list, ".parquet": _parquet, ".csv": _csv_rows
+}  # fmt: skip
