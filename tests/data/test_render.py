@@ -454,7 +454,7 @@ def test_answers_are_never_cut(small: Renderer) -> None:
     renderer = replace(small, context=60)
     with pytest.raises(DataError, match="too long") as caught:
         renderer.render(record(user("What is it?"), answers=("a red circle " * 60,)))
-    assert caught.value.where == "test[1]"
+    assert caught.value.where.startswith("test[1]")
     with pytest.raises(DataError, match="too long"):
         renderer.render(record(user("What?"), assistant("a red circle " * 60, train=True), user("And?")))
 
@@ -477,7 +477,7 @@ def test_control_tokens_are_refused(token: str, small: Renderer) -> None:
     ):
         with pytest.raises(DataError, match=token.replace("|", r"\|")) as caught:
             small.render(what)
-        assert caught.value.where .startswith("test[1]")
+        assert caught.value.where.startswith("test[1]")
 
 
 def test_control_token_over_two_parts_is_refused(small: Renderer) -> None:
@@ -500,4 +500,4 @@ def test_pictures_where_none_can_be(small: Renderer, smollm2: Renderer) -> None:
     trained = Message(role="assistant", content=("Here: ", picture(SQUARE)), train=True)
     with pytest.raises(DataError, match="picture") as caught:
         small.render(record(user("Hi."), trained))
-    assert caught.value.where .startswith("test[1]")
+    assert caught.value.where.startswith("test[1]")
