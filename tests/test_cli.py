@@ -158,6 +158,7 @@ BAD = [
     (("report", "{tmp}"), "holds no run"),
     (("describe", "foo/bar."), "the Hub did not give it"),
     (("describe", "{tmp}"), "missing file"),
+    (("describe", "{cut}"), "a file that is no model"),
     (("describe", "{broken}"), "not a readable tokenizer"),
     (("describe", "{gguf}"), "not a readable GGUF"),
     (("generate", "{tiny}", "--prompt", "\ud83d"), "not Unicode"),

@@ -25,8 +25,10 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     path = Path(name).expanduser()
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         return path / "model"  # a run's folder stands for the model that came of it
-    if path.exists():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
+    if path.is_file():
+        raise ModelError("a file that is no model", where=name, mend="give a model folder, a .gguf file or a Hub name")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".") or path.suffix == ".gguf":
         raise ModelError("no such folder", where=name, mend="give a model folder, a .gguf file or a Hub name like owner/model")
     from huggingface_hub import snapshot_download

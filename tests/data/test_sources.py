@@ -217,6 +217,7 @@ def test_a_broken_line_is_met_when_it_is_read(tmp_path):
         ({"source": "the_cauldron"}, "give one as name"),
         ({"source": "scenes", "split": "train[5:5]"}, "no rows in train"),
         ({"source": "scenes", "split": "train[:x]"}, "not a split"),
+        ({"source": "scenes", "split": "validation"}, "no split validation"),
         ({"source": __file__[:-3] + ".json", "split": "test"}, "no such file or source"),
     ],
 )

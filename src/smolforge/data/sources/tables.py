@@ -98,6 +98,8 @@ def open_source(section: DataSection) -> Source:
     path = Path(section.source).expanduser()
     table: Table
     if section.source == "scenes":
+        if name not in ("train", "test"):
+            raise DataError(f"no split {name}", where=section.source, mend="it has train and test")
         table = scenes.SceneTable(split=name)
     elif known and known.hub:
         if known.needs_name and section.name is None:
