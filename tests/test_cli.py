@@ -112,7 +112,7 @@ def test_score_writes_a_line_a_record(capsys, tiny, picture, tmp_path):
     assert (code, out) == (0, "")
     assert [r["kind"] for r in lines[0]["responses"]] == ["target", "target"]
     assert "no such picture" in lines[1]["error"]
-    assert "1 records could not be scored" in err
+    assert "1 of 2 records could not be scored" in err
 
 
 def test_doctor(capsys):

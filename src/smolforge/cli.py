@@ -44,6 +44,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def quickstart(options: argparse.Namespace) -> int:
+    print("a tiny SmolVLM learns to describe drawn scenes; loading PyTorch", file=sys.stderr)
     from smolforge.quickstart import quickstart
     from smolforge.report import write_report
 
@@ -60,6 +61,7 @@ def train(options: argparse.Namespace) -> int:
     from smolforge.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: a misspelt key answers at once
+    print(f"loading {recipe.model.name}", file=sys.stderr)
     from smolforge.report import write_report
     from smolforge.training.loop import train
 
@@ -89,10 +91,11 @@ def score(options: argparse.Namespace) -> int:
 
     model = smolforge.load(options.model, dtype=options.dtype, device=options.device)
     results = smolforge.score(model, options.data, split=options.split, prompt=options.prompt)
-    failed = changed = 0
+    failed = changed = total = 0
     out = options.out.open("w", encoding="utf-8") if options.out else sys.stdout
     try:
         for result in results:
+            total += 1
             failed += "error" in result
             changed += "changes" in result
             print(json.dumps(result), file=out, flush=True)
@@ -102,8 +105,8 @@ def score(options: argparse.Namespace) -> int:
     if changed:
         print(f"smolforge: {changed} records gave up tiles or text to fit; their lines say what", file=sys.stderr)
     if failed:
-        print(f"smolforge: {failed} records could not be scored; their lines say why", file=sys.stderr)
-    return 0
+        print(f"smolforge: {failed} of {total} records could not be scored; their lines say why", file=sys.stderr)
+    return int(failed == total > 0)
 
 
 def describe(options: argparse.Namespace) -> int:

@@ -25,6 +25,8 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     path = Path(name).expanduser()
     if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
         return path / "model"  # a run's folder stands for the model that came of it
+    if (path / "recipe.json").is_file() and not (path / "config.json").is_file():
+        raise ModelError("a run that has no model yet", where=name, mend="run its command again: it goes on and ends with one")
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.is_file():

@@ -302,6 +302,8 @@ def _explain(error: ErrorDetails) -> str:
         return f"unknown key {place}; {hint}"
     if error["type"] == "missing":
         return f"{place} is missing"
+    if error["type"] == "model_type":
+        return f"{place}: a section is a mapping of settings, not {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
     return f"{place}: {message}{given}" if place else message

@@ -257,7 +257,7 @@ def _read(ref: Path | str | bytes) -> bytes:
     try:
         return Path(ref).read_bytes()
     except FileNotFoundError as error:
-        raise MediaError("no such picture", where=ref, mend="check the path; it is resolved beside the data file") from error
+        raise MediaError("no such picture", where=ref, mend="check the path; in data it starts beside the file") from error
     except OSError as error:
         raise MediaError(f"cannot be read ({error.strerror})", where=ref, mend="check the file") from error
     except ValueError as error:

@@ -131,6 +131,9 @@ def log(
 ) -> None:
     """One step's figures, to the bar, the log file and the trackers. `examples` and `tokens` are rates a second."""
     step, recipe = run.progress.step, run.recipe
+    if not examples:
+        tracking.say(f"step {step}: no usable example, nothing learnt")
+        return
     rate = factor * max(recipe.optim.rate(part) for part in run.optimizer.components)
     figures = means | {"lr": rate, "grad_norm": norm, "examples/s": examples, "tokens/s": tokens}
     tracking.step(step, figures)

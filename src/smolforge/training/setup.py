@@ -76,6 +76,12 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     """
     folder = recipe.run.dir
     if runtime.is_main:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(
+                f"cannot be made ({error.strerror})", where=f"run.dir {folder}", mend="choose another folder"
+            ) from error
         clear_leftovers(folder / "checkpoints")
     runtime.wait()
     checkpoint = newest_checkpoint(folder / "checkpoints")

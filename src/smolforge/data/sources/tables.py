@@ -114,7 +114,9 @@ def open_source(section: DataSection) -> Source:
         raise DataError("no such file or source", where=section.source, mend=f"known by name: {', '.join(SOURCES)}")
     rows = range(len(table))[bounds(len(table))]
     if not rows:
-        raise DataError(f"no rows in {section.split}", where=section.source, mend="check the file and the split")
+        raise DataError(
+            f"no rows in {section.split} of {len(table)}", where=section.source, mend="choose a wider split, such as train"
+        )
     return Source(name=section.source, table=table, rows=rows, to_record=to_record, options=options)
 
 
