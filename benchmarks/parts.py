@@ -7,18 +7,15 @@ Neither side prepares data in other workers or threads, saves during the timed s
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import statistics
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-PRESET = "smolvlm-256m"
+from side import PRESET, answer, matrix_rate, peak_memory, photos, time_trl, trl_arguments, trl_processor
+
 LR = 2e-5
 SEED = 0
 
@@ -50,9 +47,7 @@ def make_checkpoint(job: Job) -> dict[str, Any]:
     assert job.shared is not None
     shutil.copytree(job.shared / "smolvlm-256m-processor", job.checkpoint, copy_function=shutil.copyfile)
     assemble(PRESETS[PRESET], seed=SEED).save_pretrained(job.checkpoint)
-    photos = job.shared / "coco_mini"
-    rows = [row for split in ("train", "val") for row in json.loads((photos / f"annotations_{split}2017.json").read_text())]
-    lines = [json.dumps({"image": str(photos / row["file"]), "captions": row["captions"][:5]}) + "\n" for row in rows]
+    lines = [json.dumps({"image": photo, "captions": captions}) + "\n" for photo, captions in photos(job.shared)]
     job.captions.write_text("".join(lines))
     return {}
 
@@ -130,21 +125,14 @@ def run_trl(job: Job) -> dict[str, Any]:
     """`trl.SFTTrainer` with its own collator, set as fast as its options allow for this work on a CPU."""
     import torch
     from datasets import Dataset, Image, List
-    from transformers import Idefics3ForConditionalGeneration, Idefics3Processor, TrainerCallback
+    from transformers import Idefics3ForConditionalGeneration
     from trl import SFTConfig, SFTTrainer
 
     from smolforge.data.mix import Mixture
     from smolforge.data.sources.shapes import CAPTION_PROMPT
 
-    processor = Idefics3Processor.from_pretrained(job.checkpoint)
-    processor.image_processor.do_image_splitting = False  # one tile a picture
-    processor.image_processor.size = {"longest_edge": 512}  # no detour over 2048 pixels, as in the recipe above
-    # The last assistant turn ends with its closing token, so that the newline after it is not scored.
-    turn_end = "<end_of_utterance>\n{% endfor %}"
-    assert turn_end in processor.chat_template
-    once = "<end_of_utterance>{{ '' if loop.last and message['role'] == 'assistant' else '\n' }}{% endfor %}"
-    processor.chat_template = processor.chat_template.replace(turn_end, once)
-
+    # One tile a picture, no detour over 2048 pixels: as in the recipe above.
+    processor = trl_processor(job.checkpoint, split=False, longest_edge=512)
     captions = [json.loads(line) for line in job.captions.read_text().splitlines()]
     mixture = Mixture([len(captions)], seed=SEED)
     rows = [
@@ -163,82 +151,16 @@ def run_trl(job: Job) -> dict[str, Any]:
     model = Idefics3ForConditionalGeneration.from_pretrained(job.checkpoint, dtype=torch.float32)
     model.model.vision_model.requires_grad_(False)
     arguments = SFTConfig(
-        output_dir=str(job.folder / "trl"),
-        max_steps=job.steps,
-        per_device_train_batch_size=job.images * 5,  # a row a caption; a step's rows in one batch, no accumulation
-        gradient_accumulation_steps=1,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,  # as smolforge clips
-        optim="adamw_torch",
-        use_cpu=True,
-        bf16=job.dtype == "bfloat16",
-        gradient_checkpointing=False,  # its default saves memory and costs a second forward pass
+        **trl_arguments(folder=job.folder, steps=job.steps, rows=job.images * 5, lr=LR, seed=SEED, dtype=job.dtype),
         completion_only_loss=True,
-        max_length=None,  # nothing is cut
-        train_sampling_strategy="sequential",  # the order of smolforge's stream
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        seed=SEED,
     )
-    clock: list[float] = []
-    losses: list[float] = []
-
-    class Timer(TrainerCallback):
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            clock.append(time.perf_counter())
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:  # from one to the next: data, step and log
-            clock.append(time.perf_counter())
-
-        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
-            if "loss" in logs:
-                losses.append(logs["loss"])
-
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=processor, callbacks=[Timer()])
-    trainer.train()
-    return {
-        "seconds": [after - before for before, after in pairwise(clock)],
-        "losses": losses,
-        "memory_bytes": peak_memory(),
-    }
+    seconds, entries = time_trl(
+        partial(SFTTrainer, model=model, args=arguments, train_dataset=dataset, processing_class=processor)
+    )
+    return {"seconds": seconds, "losses": [entry["loss"] for entry in entries], "memory_bytes": peak_memory()}
 
 
-# --- the machine ---------------------------------------------------------------------------------------------------
-
-
-def matrix_rate(job: Job) -> dict[str, Any]:
-    """What a 2048-cubed matrix product in the job's dtype reaches here, in TFLOP/s."""
-    import torch
-
-    a, b = torch.randn(2, 2048, 2048, dtype=getattr(torch, job.dtype))
-    seconds = []
-    for _ in range(20):
-        began = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - began)
-    return {"tflops": 2 * 2048**3 / statistics.median(seconds[5:]) / 1e12}
-
-
-def peak_memory() -> int:
-    """Most bytes this process had in memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-PARTS: dict[str, Callable[[Job], dict[str, Any]]] = {
-    "checkpoint": make_checkpoint,
-    "smolforge": run_smolforge,
-    "trl": run_trl,
-    "matrix": matrix_rate,
-}
+PARTS = {"checkpoint": make_checkpoint, "smolforge": run_smolforge, "trl": run_trl, "matrix": matrix_rate}
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[2])
-    given |= {name: Path(given[name]) for name in ("folder", "shared") if name in given}
-    print(json.dumps(PARTS[sys.argv[1]](Job(**given))))
+    answer(PARTS, Job)

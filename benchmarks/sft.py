@@ -13,37 +13,37 @@ child's peak starts at its parent's.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-SIDES = ("smolforge", "trl")
+from side import SHARED, SIDES, call, common_options, machine, sides_of
+
+PARTS = Path(__file__).with_name("parts.py")
 
 
 def main() -> None:
     options = parse_options()
-    if not SHARED.is_dir():
-        sys.exit(f"{SHARED} is absent: this benchmark needs its photos, captions and processor files")
-    if "trl" in options.sides and importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed here: `make bench` sets up .venv-bench, or use --only smolforge")
+    options.sides = sides_of(options)
+
+    def run(part: str, job: dict[str, Any]) -> dict[str, Any]:
+        told = f"{job['dtype']}, {job['images']} pictures, {job['steps']} steps"
+        return call(PARTS, part, job, threads=options.threads, told=told)
+
     with tempfile.TemporaryDirectory(prefix="smolforge-bench-") as folder:
         job = {"folder": folder, "images": options.images_per_step, "steps": options.steps, "dtype": options.dtype}
-        call("checkpoint", job | {"shared": str(SHARED)}, options.threads)
+        run("checkpoint", job | {"shared": str(SHARED)})
         small = job | {"images": min(2, options.images_per_step), "steps": 1, "dtype": "float32"}
-        first = {side: call(side, small, options.threads)["losses"][0] for side in options.sides}
+        first = {side: run(side, small)["losses"][0] for side in options.sides}
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
-        rates = [call("matrix", job, options.threads)["tflops"]]
+        rates = [run("matrix", job)["tflops"]]
         for _ in range(options.pairs):  # interleaved, so that a busy spell of the machine meets both sides
             for side in options.sides:
-                runs[side].append(call(side, job, options.threads))
-            rates.append(call("matrix", job, options.threads)["tflops"])
+                runs[side].append(run(side, job))
+            rates.append(run("matrix", job)["tflops"])
     figures = {side: summary(runs[side], options.images_per_step) for side in options.sides}
     result = combine(figures, first, statistics.median(rates), options)
     print(table(figures, first, options))
@@ -63,29 +63,15 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6, help="optimiser steps a run; the first is not timed (6)")
     parser.add_argument("--images-per-step", type=int, default=8, help="pictures a step, five captions each (8)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--pairs", type=int, default=1, help="runs of each side, taken in turns (1)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch on both sides (2)")
-    parser.add_argument("--only", choices=SIDES, help="run one side")
+    common_options(parser)
     parser.add_argument("--quick", action="store_true", help="two pictures a step, two steps, one pair")
     options = parser.parse_args()
     if options.quick:
         options.images_per_step, options.steps, options.pairs = 2, 2, 1
     if options.steps < 2:
         parser.error("--steps must be at least 2: the first step is not timed")
-    options.sides = (options.only,) if options.only else SIDES
     return options
-
-
-def call(part: str, job: dict[str, Any], threads: int) -> dict[str, Any]:
-    """Run a part in a process of its own; its last line is its answer."""
-    print(f"{part}: {job['dtype']}, {job['images']} pictures, {job['steps']} steps", file=sys.stderr, flush=True)
-    command = [sys.executable, str(Path(__file__).with_name("parts.py")), part, json.dumps(job)]
-    quiet = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{done.stderr}\n{part} failed, see above")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def summary(runs: list[dict[str, Any]], images: int) -> dict[str, float]:
@@ -134,13 +120,6 @@ def table(figures: dict[str, dict[str, float]], first: dict[str, float], options
             f"{f['loss']:11.4f} {first[side]:15.6f}"
         )
     return "\n".join(lines)
-
-
-def machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

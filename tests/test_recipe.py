@@ -152,7 +152,7 @@ def test_missing_sections(section: str) -> None:
         ("data=scenes", "data: "),
         ("data.0=scenes", "data.0: "),
         ("data.0.weight=0", "data.0.weight: "),
-        ("objective.kind=dpo", "objective.kind: "),
+        ("objective.kind=dpoo", "objective.kind is one of "),
         ("run.device=tpu", "run.device: "),
         ("images.max_pixels=200000000", "images.max_pixels: "),  # Pillow itself refuses above 178,956,970
     ],

@@ -23,9 +23,9 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
         ModelError: no such path, not a Hub name, or the Hub does not give it.
     """
     path = Path(name).expanduser()
-    if (path / "model" / "config.json").is_file() and not (path / "config.json").is_file():
-        return path / "model"  # a run's folder stands for the model that came of it
-    if (path / "recipe.json").is_file() and not (path / "config.json").is_file():
+    if _is_model(path / "model") and not _is_model(path):
+        return path / "model"  # a run's folder stands for the model, or the adapters, that came of it
+    if (path / "recipe.json").is_file() and not _is_model(path):
         raise ModelError("a run that has no model yet", where=name, mend="run its command again: it goes on and ends with one")
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
@@ -44,3 +44,7 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
             where=name,
             mend="check the name, the network and, for gated models, `hf auth login`",
         ) from error
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))

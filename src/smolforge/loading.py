@@ -11,6 +11,7 @@ from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
 from smolforge.errors import ModelError
 from smolforge.hub import local_folder
+from smolforge.model.adapters import base_of, is_adapter, load_adapters
 from smolforge.model.build import load_model
 from smolforge.model.tree import TreeModel
 from smolforge.recipe import ImagesSection
@@ -37,7 +38,7 @@ def load(
     images: ImagesSection | None = None,
     revision: str | None = None,
 ) -> Loaded:
-    """Load a checkpoint by folder, run folder, .gguf file or Hub name.
+    """Load a checkpoint by folder, run folder, .gguf file or Hub name; adapters with the model they belong to.
 
     Args:
         dtype: "float32" or "bfloat16"; float32 on a CPU, bfloat16 on CUDA when left out.
@@ -49,18 +50,41 @@ def load(
     """
     place = pick_device(device)
     folder = local_folder(name, revision)
-    renderer = load_renderer(folder, images=images)
+    renderer = load_renderer(base_folder(folder), images=images)
     chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
     return Loaded(model=load_tree(folder, renderer, dtype=chosen, device=place), renderer=renderer, folder=folder)
 
 
-def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device) -> TreeModel:
-    """The TreeModel of a folder, normalising pixels as its renderer's picture rules say. Raises ModelError."""
+def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device, trainable: bool = False) -> TreeModel:
+    """The TreeModel of a folder, normalising pixels as its renderer's picture rules say; with its adapters, if it has some.
+
+    Args:
+        trainable: whether the adapters are to be trained further.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if is_adapter(folder):
+        tree = load_tree(local_folder(base_of(folder)), renderer, dtype=dtype, device=device)
+        merge(tree)
+        tree.adapters = [load_adapters(tree.model, folder, trainable=trainable)]
+        return tree.to(device).eval()
     weights = load_model(folder, dtype=getattr(torch, dtype), device=device)
     model = TreeModel(weights)
     if renderer.images is not None:
         model = TreeModel(weights, mean=renderer.images.mean, std=renderer.images.std)
     return model.to(device).eval()
+
+
+def merge(tree: TreeModel) -> None:
+    """Add the adapters, if there are some, to the weights they stand beside."""
+    if tree.adapters:
+        tree.model = tree.adapters.pop().merge_and_unload()
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of whole weights, tokenizer and configuration behind a folder of adapters; any other folder itself."""
+    return base_folder(local_folder(base_of(folder))) if is_adapter(folder) else folder
 
 
 def pick_device(device: str) -> torch.device:

@@ -41,6 +41,10 @@ class FreezeSection(Section):
     """Do not train the projection between tower and decoder."""
     decoder: bool = False
     """Do not train the language model (embeddings, layers and head)."""
+    embeddings: bool = False
+    """Do not train the token embeddings, and the head where it is tied to them."""
+    decoder_layers: int = Field(default=0, ge=0)
+    """Do not train the first so many layers of the language model."""
 
     @model_validator(mode="after")
     def _something_trains(self) -> FreezeSection:
@@ -49,10 +53,36 @@ class FreezeSection(Section):
         return self
 
 
+class LoraSection(Section):
+    method: Literal["lora", "dora"] = "lora"
+    """lora: low-rank updates (Hu et al. 2021); dora: with weight-decomposed magnitudes (Liu et al. 2024)."""
+    r: int = Field(default=8, gt=0)
+    """Rank of the updates."""
+    alpha: float = Field(default=16, gt=0)
+    """Scale of the updates: they are multiplied by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs of the updates that is dropped while training."""
+    init: Literal["default", "gaussian"] = "default"
+    """How A is drawn (B starts at zero): Kaiming uniform, or Gaussian."""
+    on: tuple[Literal["text", "connector", "vision"], ...] = Field(default=("text",), min_length=1)
+    """Parts of the model that get adapters. Everything else, and the base weights themselves, stay as they are."""
+    target_modules: tuple[str, ...] | None = None
+    """Endings of the linear layers' names within these parts, such as q_proj; all linear layers when left out."""
+
+
+class CacheSection(Section):
+    dir: Path | None = None
+    """Where features and reference log-probs are kept for all runs; ~/.cache/smolforge when left out."""
+    features: bool = False
+    """Keep pictures' features on the disk and encode each picture once. Needs a frozen vision tower."""
+    max_gb: float = Field(default=20.0, gt=0)
+    """Most space that the features of one model may take, in GB; the oldest go first."""
+
+
 class DataSection(Section):
     source: str
-    """A source by name (scenes, the_cauldron, coco_captions, smoltalk), a file (.jsonl, .json, .csv, .parquet), a folder
-    of pictures or of a saved dataset, or a Hub dataset name."""
+    """A source by name (scenes, the_cauldron, coco_captions, smoltalk, rlaif_v, ...), a file (.jsonl, .json, .csv, .parquet),
+    a folder of pictures or of a saved dataset, or a Hub dataset name."""
     name: str | None = None
     """Configuration of a Hub dataset that has several."""
     split: str = "train"
@@ -63,6 +93,10 @@ class DataSection(Section):
     """Instruction for rows that bring none (picture + caption)."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
+    max_chars: int | None = Field(default=None, gt=0)
+    """Preference pairs with an answer longer than this, in characters, are left out."""
+    max_length_ratio: float | None = Field(default=None, gt=1)
+    """Preference pairs whose longer answer has more than so many times the characters of the shorter are left out."""
 
 
 class ImagesSection(Section):
@@ -79,6 +113,116 @@ class ImagesSection(Section):
 class SftSection(Section):
     kind: Literal["sft"] = "sft"
     """Supervised fine-tuning: the log-likelihood of every response token, averaged over the step's tokens."""
+
+
+LossName = Literal[
+    "sigmoid", "cdpo", "robust", "hinge", "ipo", "sigmoid_norm", "kto", "apo_zero", "apo_down", "simpo", "orpo", "bco_pair",
+    "exo_pair", "nca_pair", "sppo_hard", "discopop", "nll",
+]  # fmt: skip
+WITHOUT_REFERENCE = frozenset({"simpo", "orpo", "nll"})
+SMOOTHED = frozenset({"cdpo", "robust", "exo_pair"})
+
+
+class DenseSection(Section):
+    gamma: float = Field(default=5.0, gt=0)
+    """Weight of a corrected token's log-prob; other tokens weigh 1 (RLHF-V, Yu et al. 2023: 5; its released script: 1.1)."""
+    corrected: Literal["diff", "spans"] = "diff"
+    """Which tokens were corrected: what differs between chosen and rejected, or the data's character spans."""
+    normalize: bool = True
+    """Divide a response's sum by its weights' sum, |y_u| + gamma |y_c| (the paper; its released script does not)."""
+    min_match: int = Field(default=3, gt=0)
+    """Runs of equal tokens shorter than this count as different (diff)."""
+    both_sides: bool = True
+    """Weigh only replaced runs, not those that one answer lacks altogether (diff; as the released script)."""
+
+
+class CropSection(Section):
+    kind: Literal["crop"]
+    """mDPO (Wang et al. 2024): the chosen answer should be likelier with its picture than with a small crop of it."""
+    scale: tuple[float, float] = (0.01, 0.2)
+    """Smallest and largest share of the picture's area that the crop keeps."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of this term."""
+    anchor: float | None = 0.0
+    """The chosen answer's reward should stay above this (delta); null leaves the anchor out."""
+
+
+class NoiseSection(Section):
+    kind: Literal["noise"]
+    """POVID's second stage (Zhou et al. 2024): rejected is what the model itself would say of a noised picture."""
+    step: int = Field(default=500, ge=0, lt=1000)
+    """Diffusion step, of 1000, whose noise the picture gets."""
+    weight: float = Field(default=0.5, ge=0, le=1)
+    """Weight of this term; the pair's own loss has the rest."""
+
+
+class ReferenceSection(Section):
+    kind: Literal["auto", "adapters_off", "copy", "precomputed"] = "auto"
+    """Where the reference log-probs come from: the model without its adapters, a frozen copy, or computed once before training
+    and kept. auto: adapters off where there are adapters and no pair comes twice, otherwise precomputed."""
+    model: str | None = None
+    """Another checkpoint as the reference (copy or precomputed); the run's starting point when left out."""
+    store: Path | None = None
+    """File of precomputed log-probs; in the cache folder, by the reference's weights, when left out."""
+
+
+class PreferenceSection(Section):
+    kind: Literal["dpo"]
+    """Preference optimisation: DPO (Rafailov et al. 2023) and its relatives."""
+    loss: LossName | dict[LossName, Annotated[float, Field(ge=0)]] = "sigmoid"
+    """A loss by name, or several with their weights: {sigmoid: 0.8, bco_pair: 0.2, nll: 1.0} is MPO's mixture."""
+    beta: float = Field(default=0.1, gt=0)
+    """Strength of the pull towards the reference (IPO's tau; SimPO's and ORPO's scale)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs believed to be labelled the wrong way round (cdpo, robust, exo_pair)."""
+    margin: float = Field(default=0.5, ge=0)
+    """SimPO's target reward margin gamma."""
+    desirable: float = Field(default=1.0, gt=0)
+    """KTO's weight of chosen answers."""
+    undesirable: float = Field(default=1.0, gt=0)
+    """KTO's weight of rejected answers."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of an added negative log-likelihood of the chosen answers, averaged over their tokens (RPO)."""
+    dense: DenseSection | None = None
+    """Corrected segments weigh more (dense DPO, RLHF-V). Combines with every loss."""
+    picture: Annotated[CropSection | NoiseSection, Field(discriminator="kind")] | None = None
+    """A second term that compares the picture with a spoilt one: crop (mDPO) or noise (POVID)."""
+    reference: ReferenceSection = ReferenceSection()
+    """Where the reference log-probs come from."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Every loss with its weight, the added likelihood among them."""
+        given: dict[LossName, float] = dict.fromkeys([self.loss], 1.0) if isinstance(self.loss, str) else self.loss
+        losses: dict[str, float] = {str(name): weight for name, weight in given.items()}
+        return losses | ({"nll": losses.get("nll", 0.0) + self.nll} if self.nll else {})
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a loss compares with a reference; accuracies by implicit reward need one too."""
+        return bool(self.losses.keys() - WITHOUT_REFERENCE) or self.picture is not None
+
+    @model_validator(mode="after")
+    def _options_apply(self) -> PreferenceSection:
+        names = self.losses.keys()
+        if not any(self.losses.values()):
+            raise ValueError("no loss has a weight above 0")
+        if self.label_smoothing and not names & SMOOTHED:
+            raise ValueError(f"label_smoothing belongs to {', '.join(sorted(SMOOTHED))}; choose one or leave it out")
+        if "exo_pair" in names and not self.label_smoothing:
+            raise ValueError("exo_pair needs label_smoothing above 0")
+        for field, loss in (("margin", "simpo"), ("desirable", "kto"), ("undesirable", "kto")):
+            if field in self.model_fields_set and loss not in names:
+                raise ValueError(f"{field} belongs to {loss}; choose that loss or leave it out")
+        if "kto" in names and (len(names) > 1 or self.picture):
+            raise ValueError("kto scores single answers and cannot be added to losses of pairs")
+        if isinstance(self.picture, NoiseSection) and self.reference.kind == "precomputed":
+            raise ValueError("noise makes the model's own words rejected, which nobody can score ahead; use reference.kind: copy")
+        if self.reference.kind == "adapters_off" and self.reference.model:
+            raise ValueError("adapters_off is the run's own base model; leave reference.model out, or choose copy")
+        if self.reference.store and self.reference.kind != "precomputed":
+            raise ValueError("reference.store belongs to reference.kind: precomputed")
+        return self
 
 
 class RatesSection(Section):
@@ -177,10 +321,13 @@ class RunSection(Section):
 
 class Recipe(Section):
     model: ModelSection
+    adapters: LoraSection | None = None
+    """Small trainable updates beside frozen weights (PEFT); full fine-tuning when left out."""
     freeze: FreezeSection = FreezeSection()
     data: tuple[DataSection, ...] = Field(min_length=1)
     images: ImagesSection = ImagesSection()
-    objective: SftSection = SftSection()
+    objective: SftSection | PreferenceSection = Field(default=SftSection(), discriminator="kind")
+    cache: CacheSection = CacheSection()
     optim: OptimSection = OptimSection()
     batch: BatchSection = BatchSection()
     eval: EvalSection = EvalSection()
@@ -194,9 +341,31 @@ class Recipe(Section):
         if self.run.early_stopping and not self.eval.data:
             raise ValueError("early_stopping needs held-out data; set eval.data")
         for part in COMPONENTS:
-            if not getattr(self.freeze, part) and self.optim.rate(part) == 0:
+            if self.trains(part) and self.optim.rate(part) == 0:
                 raise ValueError(f"{part} has learning rate 0 but is not frozen; set freeze.{part}: true or optim.lr")
+        if self.adapters and self.freeze != FreezeSection():
+            raise ValueError("adapters freeze all other weights by themselves; leave freeze out, and choose parts by adapters.on")
+        if self.cache.features and self.trains("vision"):
+            mend = "leave vision out of adapters.on" if self.adapters else "set freeze.vision: true"
+            raise ValueError(f"cache.features keeps what the vision tower says, and the tower changes here; {mend}")
+        if isinstance(self.objective, PreferenceSection):
+            self._reference_agrees(self.objective)
         return self
+
+    def _reference_agrees(self, objective: PreferenceSection) -> None:
+        reference = objective.reference
+        if reference.kind == "adapters_off" and not self.adapters:
+            raise ValueError("reference.kind adapters_off needs adapters; choose copy or precomputed")
+        if isinstance(objective.picture, NoiseSection) and not self.adapters and reference.kind == "auto":
+            raise ValueError("noise needs a reference at hand while training; set reference.kind: copy")
+        if reference.model and self.cache.features:
+            raise ValueError("another reference model sees pictures with its own tower; leave cache.features out")
+
+    def trains(self, part: str) -> bool:
+        """Whether any weight of one of `COMPONENTS` changes."""
+        if self.adapters:
+            return {"decoder": "text"}.get(part, part) in self.adapters.on
+        return not getattr(self.freeze, part)
 
 
 # What may differ between a run and its continuation. Of these only batch.row_tokens touches the weights: sums are added in
@@ -204,10 +373,11 @@ class Recipe(Section):
 # running out of memory.
 FREE_TO_CHANGE = (
     "run.dir", "run.save_every", "run.keep_last", "run.log_every", "run.trackers", "run.workers", "run.device",
-    "run.gradient_checkpointing", "batch.row_tokens", "eval.samples", "eval.max_new_tokens",
+    "run.gradient_checkpointing", "batch.row_tokens", "eval.samples", "eval.max_new_tokens", "cache", "objective.reference.store",
 )  # fmt: skip
 
 
+UNION_TAGS = ("float", "constrained-float", "sft", "dpo", "crop", "noise")
 FREE = tuple(f"{key}." for key in FREE_TO_CHANGE)
 
 
@@ -302,6 +472,11 @@ def _explain(error: ErrorDetails) -> str:
         return f"unknown key {place}; {hint}"
     if error["type"] == "missing":
         return f"{place} is missing"
+    if error["type"] == "union_tag_not_found":
+        near = difflib.get_close_matches("kind", map(str, error["input"]), n=1, cutoff=0.5)
+        return f"unknown key {place}.{near[0]}; did you mean kind?" if near else f"{place}.kind is missing"
+    if error["type"] == "union_tag_invalid":
+        return f"{place}.kind is one of {error['ctx']['expected_tags']} (given: {error['ctx']['tag']!r})"
     if error["type"] == "model_type":
         return f"{place}: a section is a mapping of settings, not {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
@@ -310,15 +485,17 @@ def _explain(error: ErrorDetails) -> str:
 
 
 def _is_union_tag(part: int | str) -> bool:
-    """pydantic puts the tried branch of a union (`float`, `RatesSection`) into an error's path."""
-    return part in ("float", "constrained-float") or (isinstance(part, str) and part.endswith("Section"))
+    """pydantic puts the tried branch of a union (`float`, `RatesSection`, a section's kind) into an error's path."""
+    return part in UNION_TAGS or (isinstance(part, str) and (part.endswith("Section") or part.startswith(("literal[", "dict["))))
 
 
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     section: type[Section] = Recipe
-    for part in path:
+    for part, tag in zip(path, (*path[1:], None)):
         if isinstance(part, str) and part in section.model_fields:
-            section = next(iter(_sections_in(section.model_fields[part].annotation)), section)
+            found = list(_sections_in(section.model_fields[part].annotation))
+            meant = (one for one in found if "kind" in one.model_fields and tag in get_args(one.model_fields["kind"].annotation))
+            section = next(meant, found[0] if found else section)
     return list(section.model_fields)
 
 

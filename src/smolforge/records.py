@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ResponseKind = Literal["target", "chosen", "rejected"]
+ResponseKind = Literal["target", "chosen", "rejected", "other"]  # other: another prompt's answer, for estimates
+Spoilt = Literal["crop", "noise"]
 Role = Literal["system", "user", "assistant"]
 
 
@@ -47,15 +48,29 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distortion:
+    """How the prompt's pictures are spoilt before an answer is scored: a small crop (mDPO) or diffusion noise (POVID).
+
+    The draw is a function of the picture's content, so that it can be repeated and its log-probs be kept.
+    """
+
+    kind: Spoilt
+    scale: tuple[float, float] = (0.01, 0.2)  # crop: share of the area that is kept
+    step: int = 500  # noise: diffusion step of 1000
+
+
+@dataclass(frozen=True, kw_only=True)
 class Response:
     """One continuation of the prompt by the assistant.
 
-    `spans` are optional `[start, end)` character ranges of `text` that a human corrected (RLHF-V).
+    `spans` are optional `[start, end)` character ranges of `text` that a human corrected (RLHF-V). With a distortion the
+    answer follows the same prompt with spoilt pictures.
     """
 
     text: str
     kind: ResponseKind = "target"
     spans: tuple[tuple[int, int], ...] = ()
+    distortion: Distortion | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

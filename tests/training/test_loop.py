@@ -250,7 +250,7 @@ def test_trained_model_generates_what_it_learnt(make_recipe, tmp_path):
 
 
 def test_step_is_a_pure_function_of_its_indices(make_recipe):
-    from smolforge.data.pipeline import open_stream
+    from smolforge.data.pipeline import Shaping, open_stream
     from smolforge.data.processor import load_renderer
 
     recipe = make_recipe()
@@ -265,4 +265,4 @@ def test_step_is_a_pure_function_of_its_indices(make_recipe):
     for number, step in enumerate(ahead):
         together = sorted(name for half in halves for row in half[number].rows for name in row.ids)
         assert together == sorted(name for row in step.rows for name in row.ids)
-    assert replace(stream, kinds=frozenset({"rejected"})).step(range(4)).tally.examples == 0
+    assert replace(stream, shaping=Shaping(kinds=frozenset({"rejected"}))).step(range(4)).tally.examples == 0

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
-from smolforge.data.media import ImageSpec
-from smolforge.data.render import Example
+from smolforge.data.render import Example, PlacedImage
 from smolforge.records import ResponseKind
 
 
@@ -33,6 +33,7 @@ class ResponseRef:
     source: str
     number: int  # which of the example's responses
     kind: ResponseKind
+    distorted: bool = False  # scored with spoilt pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,14 @@ class PackedBatch:
     weights: torch.Tensor  # (K,) float32: its loss weight
     response_ids: torch.Tensor  # (K,) int64: its response
     responses: tuple[ResponseRef, ...]  # (R,)
-    tiles: torch.Tensor  # (T, 3, P, P) uint8: every distinct tile once
-    run_tiles: torch.Tensor  # (U,) int64: tile of each placeholder run
+    features: torch.Tensor | None  # (C, ...) what is known of the first C distinct tiles, from a cache
+    tiles: torch.Tensor  # (T - C, 3, P, P) uint8: every other distinct tile once
+    run_tiles: torch.Tensor  # (U,) int64: tile of each placeholder run, counted over features and tiles
     run_starts: torch.Tensor  # (U,) int64: row index of its first placeholder
+    pictures: tuple[tuple[str, int], ...]  # key and number of tiles of each picture in `tiles`
     ids: tuple[str, ...]  # names of the examples, for messages
+    keys: tuple[str, ...]  # their contents' names
+    reference: torch.Tensor | None = None  # (K,) float32: the reference's log-prob of each scored token
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same row on another device."""
@@ -74,10 +79,13 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
     ids, positions, node_ids, parents = [], [], [], []
     predictors, targets, weights, response_ids = [], [], [], []
     responses: list[ResponseRef] = []
-    tiles: list[np.ndarray] = []
-    tile_of: dict[tuple[str, ImageSpec], int] = {}  # a picture's first tile
+    images, tile_of = _distinct_pictures(examples)
+    features = [image.features for image in images if image.features is not None]
+    new = [image for image in images if image.features is None]
+    tiles = [image.tiles for image in new if image.tiles is not None]
     run_tiles: list[int] = []
     run_starts: list[int] = []
+    trees: list[int] = []
     offset, first_node = 0, 0
     for number, example in enumerate(examples):
         starts: list[int] = []  # row index of each node's first token
@@ -85,6 +93,9 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
         kinds = dict(example.responses)
         for index, node in enumerate(example.nodes):
             n, parent = len(node.ids), node.parent
+            if parent < 0:
+                trees.append(0)
+            trees[-1] += n
             depth = depths[parent] + len(example.nodes[parent].ids) if parent >= 0 else 0
             starts.append(offset)
             depths.append(depth)
@@ -102,15 +113,13 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
                 response_ids.append(np.full(int(scored.sum()), len(responses)))
                 place = [node_ for node_, _ in example.responses].index(index)
                 responses.append(
-                    ResponseRef(example=number, id=example.id, source=example.source, number=place, kind=kinds[index])
-                )
+                    ResponseRef(
+                        example=number, id=example.id, source=example.source, number=place, kind=kinds[index],
+                        distorted=place in example.distorted,
+                    )
+                )  # fmt: skip
             offset += n
         for image in example.images:
-            assert image.tiles is not None, "pictures are decoded before they are collated"
-            assert len(image.tiles) == len(image.starts), f"{len(image.tiles)} tiles for {len(image.starts)} runs"
-            if image.key not in tile_of:
-                tile_of[image.key] = sum(len(t) for t in tiles)
-                tiles.append(image.tiles)
             run_tiles += [tile_of[image.key] + t for t in range(len(image.starts))]
             run_starts += [starts[image.node] + start for start in image.starts]
         first_node += len(example.nodes)
@@ -119,17 +128,33 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
         position_ids=_int(positions),
         node_ids=_int(node_ids),
         ancestry=torch.from_numpy(ancestry(parents)),
-        trees=tuple(example.num_tokens for example in examples),
+        trees=tuple(trees),
         predictors=_int(predictors),
         targets=_int(targets),
         weights=torch.from_numpy(np.concatenate(weights or [np.zeros(0)]).astype(np.float32)),
         response_ids=_int(response_ids),
         responses=tuple(responses),
+        features=torch.cat(features) if features else None,
         tiles=torch.from_numpy(np.concatenate(tiles)) if tiles else torch.zeros((0, 3, 1, 1), dtype=torch.uint8),
         run_tiles=torch.tensor(run_tiles, dtype=torch.int64),
         run_starts=torch.tensor(run_starts, dtype=torch.int64),
+        pictures=tuple((image.key, len(image.starts)) for image in new),
         ids=tuple(f"{example.source}[{example.id}]" for example in examples),
+        keys=tuple(example.key for example in examples),
     )
+
+
+def _distinct_pictures(examples: Sequence[Example]) -> tuple[list[PlacedImage], dict[str, int]]:
+    """Each distinct picture once, those with features first, and where each one's tiles begin."""
+    images = {image.key: image for example in examples for image in example.images}
+    images |= {image.key: image for example in examples for image in example.images if image.features is not None}
+    ordered = sorted(images.values(), key=lambda image: image.features is None)
+    for image in ordered:
+        content = image.tiles if image.features is None else image.features
+        assert content is not None, "pictures are decoded before they are collated"
+        assert len(content) == len(image.starts), f"{len(content)} tiles for {len(image.starts)} runs"
+    firsts = accumulate((len(image.starts) for image in ordered), initial=0)
+    return ordered, {image.key: first for image, first in zip(ordered, firsts)}
 
 
 def ancestry(parents: Sequence[int]) -> np.ndarray:

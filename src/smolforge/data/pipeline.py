@@ -7,21 +7,21 @@ cursor is the step number, steps can be prepared ahead by any number of threads,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from smolforge.data.batch import PackedBatch, collate
-from smolforge.data.media import ImageSpec, tile_grid, tile_pixels
+from smolforge.data.clean import Findings, PairRules, clean_pairs
+from smolforge.data.features import FeatureCache
+from smolforge.data.media import picture_tiles, tile_grid
 from smolforge.data.mix import Mixture
 from smolforge.data.pack import pack
-from smolforge.data.render import Example, Renderer
+from smolforge.data.render import Example, PlacedImage, Renderer
 from smolforge.data.sources.tables import Source, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
-from smolforge.records import Record, ResponseKind
+from smolforge.records import Record, Response, ResponseKind
 
 NAMED = 20  # dropped or changed examples that are named; all are counted
 
@@ -69,13 +69,26 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shaping:
+    """What an objective asks of its examples."""
+
+    kinds: frozenset[ResponseKind]  # responses it uses; others are not laid out
+    use: Callable[[Record], Record] = lambda record: record  # adds or refuses responses; raises DataError
+    weigh: Callable[[Example], Example] = lambda example: example  # loss weights of tokens
+    others: bool = False  # lay out the next example's first answer as well, of kind "other"
+    pairs: bool = False  # look through the preference pairs first, and clean them
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stream:
     """The mixed sources of a recipe, as records and as steps of packed rows."""
 
     sources: tuple[Source, ...]
     mixture: Mixture
     renderer: Renderer
-    kinds: frozenset[ResponseKind]  # responses the objective uses; others are not laid out
+    shaping: Shaping
+    features: FeatureCache | None = None
+    findings: tuple[Findings, ...] = ()  # what cleaning found in each source
 
     @property
     def num_rows(self) -> int:
@@ -86,15 +99,44 @@ class Stream:
         source, row = self.mixture(index)
         return self.sources[source].record(row)
 
+    def name(self, index: int) -> str:
+        """How messages call the record at a place of the mixed stream."""
+        source, row = self.mixture(index)
+        return f"{self.sources[source].name}[{self.sources[source].rows[row]}]"
+
+    def example(self, index: int) -> Example:
+        """Example at a place of the mixed stream; its pictures are not decoded. Raises DataError."""
+        record = self._used(self.record(index))
+        if self.shaping.others:
+            record = self._with_other(record, index + 1)
+        return self.shaping.weigh(self.renderer.render(record))
+
+    def key(self, index: int) -> str | None:
+        """Content key of the example at a place, or None when it cannot be used."""
+        try:
+            return self.example(index).key
+        except DataError:
+            return None
+
+    def distinct(self, last: int) -> list[int]:
+        """Places before `last` whose examples did not come before: what the run sees, each once."""
+        if self.shaping.others:
+            return list(range(last))  # the answer lent by the next example is another one each time
+        seen: dict[tuple[int, int], int] = {}
+        for index in range(last):
+            seen.setdefault(self.mixture(index), index)
+            if len(seen) == self.num_rows:
+                break
+        return list(seen.values())
+
     def step(self, indices: Sequence[int]) -> Step:
         """Rows of the examples at these places; what cannot be used is dropped and counted."""
-        tally, decoded, examples = Tally(), {}, []  # type: tuple[Tally, dict, list[Example]]
+        tally, examples = Tally(), []  # type: tuple[Tally, list[Example]]
+        decoded: dict[str, PlacedImage] = {}
         for index in indices:
-            source, row = self.mixture(index)
-            name = f"{self.sources[source].name}[{self.sources[source].rows[row]}]"
+            name = self.name(index)
             try:
-                record = self.sources[source].record(row)
-                examples.append(prepare(self._used(record), self.renderer, decoded))
+                examples.append(decode_pictures(self.example(index), decoded, features=self.features))
             except DataError as error:
                 tally.drop(error, name)
                 continue
@@ -115,46 +157,80 @@ class Stream:
                 yield ahead.pop(0).result()
 
     def _used(self, record: Record) -> Record:
-        responses = tuple(response for response in record.responses if response.kind in self.kinds)
+        kinds = self.shaping.kinds
+        responses = tuple(response for response in record.responses if response.kind in kinds)
         if not responses:
-            raise DataError(f"no response of kind {' or '.join(sorted(self.kinds))}", where=record.name)
-        return replace(record, responses=responses)
+            raise DataError(f"no response of kind {' or '.join(sorted(kinds))}", where=record.name)
+        return self.shaping.use(replace(record, responses=responses))
+
+    def _with_other(self, record: Record, index: int) -> Record:
+        """The record with another one's first answer; one that cannot be read lends none, and is dropped at its own place."""
+        try:
+            text = self._used(self.record(index)).responses[0].text
+        except DataError:
+            return record
+        return replace(record, responses=(*record.responses, Response(text=text, kind="other")))
 
 
-def open_stream(sections: Sequence[DataSection], renderer: Renderer, *, kinds: Collection[ResponseKind], seed: int) -> Stream:
+def open_stream(
+    sections: Sequence[DataSection],
+    renderer: Renderer,
+    *,
+    seed: int,
+    kinds: Collection[ResponseKind] = (),
+    shaping: Shaping | None = None,
+    features: FeatureCache | None = None,
+) -> Stream:
     """Open a recipe's sources as one mixed stream.
+
+    Args:
+        kinds: responses that are used, where nothing else is asked of the examples.
+        shaping: what an objective asks of them, instead of `kinds`.
 
     Raises:
         DataError: a source cannot be opened.
     """
     sources = tuple(open_source(section) for section in sections)
+    findings: tuple[Findings, ...] = ()
+    if shaping and shaping.pairs:
+        rules = (PairRules(max_chars=s.max_chars, max_length_ratio=s.max_length_ratio) for s in sections)
+        sources, findings = zip(*map(clean_pairs, sources, rules))
     weights = [section.weight for section in sections if section.weight is not None]
     return Stream(
         sources=sources,
         mixture=Mixture([len(source) for source in sources], weights or None, seed=seed),
         renderer=renderer,
-        kinds=frozenset(kinds),
+        shaping=shaping or Shaping(kinds=frozenset(kinds)),
+        features=features,
+        findings=findings,
     )
 
 
-def prepare(
-    record: Record,
-    renderer: Renderer,
-    decoded: dict[tuple[str, ImageSpec], np.ndarray] | None = None,
-    *,
-    reserve: int = 0,
-) -> Example:
-    """Render a record and decode its pictures; equal pictures are decoded once per `decoded`.
+def prepare(record: Record, renderer: Renderer, *, reserve: int = 0) -> Example:
+    """Render a record and decode its pictures.
 
     Raises:
         DataError: as `Renderer.render`, or a picture is damaged.
     """
-    decoded = {} if decoded is None else decoded
-    example = renderer.render(record, reserve=reserve)
+    return decode_pictures(renderer.render(record, reserve=reserve), {})
+
+
+def decode_pictures(example: Example, decoded: dict[str, PlacedImage], *, features: FeatureCache | None = None) -> Example:
+    """The example with its pictures' tiles, or with their features when a cache has them.
+
+    Args:
+        decoded: pictures that were decoded already, by key; filled.
+
+    Raises:
+        DataError: a picture is damaged.
+    """
     for image in example.images:
         if image.key not in decoded:
-            decoded[image.key] = tile_pixels(image.picture.pixels(), image.spec)
-    return replace(example, images=tuple(replace(image, tiles=decoded[image.key]) for image in example.images))
+            known = features.get(image.key) if features else None
+            tiles = None if known is not None else picture_tiles(image.picture, image.spec, image.distortion)
+            decoded[image.key] = replace(image, tiles=tiles, features=known)
+    filled = ((image, decoded[image.key]) for image in example.images)
+    return replace(example, images=tuple(replace(image, tiles=d.tiles, features=d.features) for image, d in filled))
 
 
 def pack_rows(examples: Sequence[Example], row_tokens: int) -> list[tuple[list[int], PackedBatch]]:

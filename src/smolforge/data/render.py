@@ -5,8 +5,9 @@
       responses: "A cat.", "A dog."            node 1  (parent 0)   A cat.<end_of_utterance>
                                                node 2  (parent 0)   A dog.<end_of_utterance>
 
-A response is always a node of its own, so a chat with several trained turns is a chain of nodes. Only a response's text
-and its closing token carry loss. Ids are those of Hugging Face's processor, id for id; token counts are known without
+A response is always a node of its own, so a chat with several trained turns is a chain of nodes. Answers whose pictures are
+spoilt follow the same prompt laid out once more, as a root of its own. Only a response's text and its closing token carry
+loss. Ids are those of Hugging Face's processor, id for id; token counts are known without
 touching a pixel.
 
 When an example is too long: a picture is never cut. It is given fewer tiles, then prompt text is cut from the middle (the
@@ -19,6 +20,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -26,7 +28,10 @@ from tokenizers import Tokenizer
 from smolforge.data.chat import ChatFormat
 from smolforge.data.media import Grid, ImageSpec, Picture, fewer_tiles, open_picture, tile_grid
 from smolforge.errors import DataError
-from smolforge.records import Media, Message, Part, Record, ResponseKind
+from smolforge.records import Distortion, Media, Message, Part, Record, Response, ResponseKind, fingerprint
+
+if TYPE_CHECKING:
+    import torch
 
 CUT = " … "  # stands where prompt text was cut out
 
@@ -38,6 +43,7 @@ class Node:
     parent: int  # index of the parent node, -1 for a root
     ids: np.ndarray  # (n,) int64
     weights: np.ndarray  # (n,) float32: loss weight of each token as a target, 0 for context
+    corrected: np.ndarray | None = None  # (n,) bool: tokens that touch a span of the response; None without spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +54,14 @@ class PlacedImage:
     spec: ImageSpec
     node: int
     starts: tuple[int, ...]  # index in the node's ids of each tile's first placeholder, tile by tile
+    distortion: Distortion | None = None
     tiles: np.ndarray | None = None  # (T, 3, P, P) uint8 once decoded
+    features: torch.Tensor | None = None  # (T, ...) what a cache keeps of them, instead of tiles
 
-    @property
-    def key(self) -> tuple[str, ImageSpec]:
+    @cached_property
+    def key(self) -> str:
         """Equal keys have equal pixels."""
-        return self.picture.key, self.spec
+        return fingerprint(self.picture.key, self.spec, self.distortion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,13 @@ class Example:
     responses: tuple[tuple[int, ResponseKind], ...]  # (node, kind)
     images: tuple[PlacedImage, ...] = ()
     changes: tuple[str, ...] = ()  # what the length policy did
+    distorted: frozenset[int] = frozenset()  # responses (their numbers) whose pictures are spoilt
+
+    @cached_property
+    def key(self) -> str:
+        """Equal keys have equal log-probs under equal weights: the tree's tokens and its pictures."""
+        nodes = [(node.parent, node.ids.tobytes()) for node in self.nodes]
+        return fingerprint(nodes, self.responses, [(image.key, image.node, image.starts) for image in self.images])
 
     @property
     def num_tokens(self) -> int:
@@ -151,6 +166,11 @@ class Renderer:
                 self._ids[text] = ids
         return ids
 
+    def tokens_in(self, text: str, spans: tuple[tuple[int, int], ...]) -> np.ndarray:
+        """(n,) bool: tokens of a text that hold a character of a span. No character of a span is lost."""
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        return np.array([any(start < b and a < end for start, end in spans) for a, b in offsets], bool)
+
     @cached_property
     def image_id(self) -> int:
         """Id of the `<image>` placeholder, -1 for text-only models."""
@@ -178,28 +198,49 @@ class Renderer:
     def _lay_out(
         self, record: Record, messages: tuple[Message, ...], pictures: tuple[Picture, ...], spec: ImageSpec | None
     ) -> Example:
-        tree = _TreeBuilder(self, spec, iter(pictures))
-        tree.text(self.chat.begin)
-        for message in self.chat.messages(messages):
-            tree.text(self.chat.open_turn(message.role))
-            if message.train:
-                tree.response(self.chat.answer(_text_of(message, record.name)), "target")
-            else:
-                for part in self.chat.content(message.content):
-                    tree.text(part) if isinstance(part, str) else tree.picture()
-                tree.text(self.chat.close)
-            tree.text(self.chat.after)
-        tree.text(self.chat.open_turn("assistant"))
-        prompt = tree.close_node()
-        for response in record.responses:
-            tree.response(self.chat.answer(response.text), response.kind, parent=prompt)
+        """A root for the pictures as they are, and one for each way of spoiling them that a response asks for."""
+        tree = _TreeBuilder(self, spec)
+        for distortion in dict.fromkeys((None, *(response.distortion for response in record.responses))):
+            prompt = self._lay_out_prompt(tree, record.name, messages, pictures, distortion)
+            for response in record.responses:
+                if response.distortion == distortion:
+                    tree.response(self.chat.answer(response.text), response.kind, parent=prompt, spans=self._shifted(response))
         return Example(
             id=record.id,
             source=record.source,
             nodes=tuple(tree.nodes),
             responses=tuple(tree.responses),
             images=tuple(tree.images),
+            distorted=frozenset(tree.distorted),
         )
+
+    def _shifted(self, response: Response) -> tuple[tuple[int, int], ...]:
+        """Spans of a response's text as spans of what is laid out for it."""
+        lead = len(self.chat.lead)
+        return tuple((start + lead, end + lead) for start, end in response.spans)
+
+    def _lay_out_prompt(
+        self,
+        tree: _TreeBuilder,
+        name: str,
+        messages: tuple[Message, ...],
+        pictures: tuple[Picture, ...],
+        distortion: Distortion | None,
+    ) -> int:
+        """Lay out the conversation as a new root; its last node's index."""
+        tree.begin(iter(pictures), distortion)
+        tree.text(self.chat.begin)
+        for message in self.chat.messages(messages):
+            tree.text(self.chat.open_turn(message.role))
+            if message.train:
+                tree.response(self.chat.answer(_text_of(message, name)), "target")
+            else:
+                for part in self.chat.content(message.content):
+                    tree.text(part) if isinstance(part, str) else tree.picture()
+                tree.text(self.chat.close)
+            tree.text(self.chat.after)
+        tree.text(self.chat.open_turn("assistant"))
+        return tree.close_node()
 
     def _excess(self, example: Example, reserve: int) -> int:
         over_context = example.depth + reserve - self.context
@@ -227,6 +268,10 @@ class Renderer:
             if record.media:
                 raise DataError("a picture for a text-only model", where=record.name, mend="use a SmolVLM checkpoint")
             return ImageSpec(tile=1, longest_edge=1)
+        if not record.media and any(response.distortion for response in record.responses):
+            raise DataError(
+                "no picture to spoil", where=record.name, mend="use rows with pictures, or leave objective.picture out"
+            )
         return self.images
 
     @cached_property
@@ -258,14 +303,18 @@ class Renderer:
 class _TreeBuilder:
     """Collects pieces into nodes. Text that no control token separates is tokenised in one piece."""
 
-    def __init__(self, renderer: Renderer, spec: ImageSpec | None, pictures: Iterator[Picture]) -> None:
-        self.renderer, self.spec, self.pictures = renderer, spec, pictures
+    def __init__(self, renderer: Renderer, spec: ImageSpec | None) -> None:
+        self.renderer, self.spec = renderer, spec
         self.nodes: list[Node] = []
         self.responses: list[tuple[int, ResponseKind]] = []
+        self.distorted: list[int] = []  # numbers of responses with spoilt pictures
         self.images: list[PlacedImage] = []
-        self.parent = -1
         self.ids: list[int] = []
         self.pending = ""  # text not yet tokenised
+
+    def begin(self, pictures: Iterator[Picture], distortion: Distortion | None) -> None:
+        """Start a root."""
+        self.pictures, self.distortion, self.parent = pictures, distortion, -1
 
     def text(self, text: str) -> None:
         self.pending += text
@@ -280,15 +329,22 @@ class _TreeBuilder:
             self._tokenise()
             starts.append(len(self.ids))
             self.ids += [self.renderer.image_id] * self.renderer.image_tokens
-        self.images.append(PlacedImage(picture=picture, spec=self.spec, node=len(self.nodes), starts=tuple(starts)))
+        self.images.append(
+            PlacedImage(picture=picture, spec=self.spec, node=len(self.nodes), starts=tuple(starts), distortion=self.distortion)
+        )
 
-    def response(self, text: str, kind: ResponseKind, *, parent: int | None = None) -> None:
-        """A trained node: after the open one in a chat, or a branch of `parent`."""
+    def response(
+        self, text: str, kind: ResponseKind, *, parent: int | None = None, spans: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        """A trained node: after the open one in a chat, or a branch of `parent`. Spans are character ranges of `text`."""
         parent = self.close_node() if parent is None else parent
         ids = np.array(self.renderer.encode(text), np.int64)
+        corrected = self.renderer.tokens_in(text, spans) if spans else None
         self.parent = len(self.nodes)
+        if self.distortion is not None:
+            self.distorted.append(len(self.responses))
         self.responses.append((self.parent, kind))
-        self.nodes.append(Node(parent=parent, ids=ids, weights=np.ones(len(ids), np.float32)))
+        self.nodes.append(Node(parent=parent, ids=ids, weights=np.ones(len(ids), np.float32), corrected=corrected))
 
     def close_node(self) -> int:
         """End the open context node; returns its index, or the last node's when nothing is open."""

@@ -4,13 +4,14 @@ It composes Hugging Face's own parts (vision tower, connector, decoder layers, h
 subclasses nor patches them. A picture is encoded once for all responses that use it, a prompt runs once for all its
 branches, and the head runs on scored positions only.
 
-Legend: L row tokens, K scored tokens, T tiles, U placeholder runs, S tokens a tile, D width, V vocabulary, H heads,
-G key-value heads, E head width.
+Legend: L row tokens, K scored tokens, T tiles, C tiles whose features are known, U placeholder runs, S tokens a tile, D width,
+V vocabulary, H heads, G key-value heads, E head width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -46,11 +47,17 @@ class TreeModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.adapters: list[Any] = []  # PEFT's handle when the model has adapters; in a list, so that it is no submodule
         self.gradient_checkpointing = gradient_checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     # the parts, by the family's names --------------------------------------------------------------------------------
+
+    @property
+    def saved(self) -> Any:
+        """What a checkpoint holds: PEFT's handle on the adapters, or the whole model."""
+        return self.adapters[0] if self.adapters else self.model
 
     @property
     def has_vision(self) -> bool:
@@ -81,6 +88,22 @@ class TreeModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.decoder.embed_tokens.weight.dtype
 
+    @property
+    def boundary(self) -> Literal["vision", "connector"] | None:
+        """The deepest part on the pictures' way that does not train: what it says of a picture stays the same."""
+        if not self.has_vision or any(p.requires_grad for p in self.vision.parameters()):
+            return None
+        return "vision" if any(p.requires_grad for p in self.connector.parameters()) else "connector"
+
+    @property
+    def feature_size(self) -> int:
+        """Numbers that `see` gives of a tile."""
+        vision = self.vision.config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        if self.boundary == "connector":
+            return patches // self.connector.scale_factor**2 * self.decoder.config.hidden_size
+        return patches * vision.hidden_size
+
     # forward ---------------------------------------------------------------------------------------------------------
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
@@ -94,18 +117,35 @@ class TreeModel(nn.Module):
         hidden = self.decoder.embed_tokens(batch.input_ids)  # (L, D)
         if not len(batch.run_tiles):
             return hidden
-        features = self.image_features(batch.tiles)  # (T, S, D)
+        features = self.image_features(batch)  # (T, S, D)
         size = features.shape[1]
         places = batch.run_starts[:, None] + torch.arange(size, device=hidden.device)  # (U, S)
         features = features[batch.run_tiles].flatten(0, 1)  # (U * S, D)
         return hidden.index_copy(0, places.flatten(), features.to(hidden.dtype))
 
-    def image_features(self, tiles: torch.Tensor) -> torch.Tensor:
-        """uint8 tiles (T, 3, P, P) through tower and connector, (T, S, D). Frozen parts run without a graph, in chunks."""
+    def see(self, batch: PackedBatch) -> PackedBatch:
+        """The row with features in place of tiles, as far as they stay the same while training: up to `boundary`."""
+        if self.boundary is None or not len(batch.tiles):
+            return batch
+        with torch.no_grad():
+            new = self._look(batch.tiles)  # (T - C, ...)
+            new = self.connector(new) if self.boundary == "connector" else new
+        known = [] if batch.features is None else [batch.features]
+        return replace(batch, features=torch.cat([*known, new]), tiles=batch.tiles[:0])
+
+    def image_features(self, batch: PackedBatch) -> torch.Tensor:
+        """Features of the row's distinct tiles, (T, S, D): those that are known, the others through tower and connector."""
+        if batch.features is None:
+            return self.connector(self._look(batch.tiles))
+        batch = self.see(batch)
+        assert batch.features is not None, "features without a frozen part they come from"
+        return batch.features if self.boundary == "connector" else self.connector(batch.features)
+
+    def _look(self, tiles: torch.Tensor) -> torch.Tensor:
+        """uint8 tiles (T, 3, P, P) through the tower, (T, S * shuffle^2, D_vision). A frozen tower runs without a graph."""
         learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.vision.parameters())
         with torch.set_grad_enabled(learns):
-            seen = torch.cat([self._tower(chunk) for chunk in tiles.split(TILE_CHUNK)])  # (T, S * shuffle^2, D_vision)
-        return self.connector(seen)
+            return torch.cat([self._tower(chunk) for chunk in tiles.split(TILE_CHUNK)])
 
     def _tower(self, tiles: torch.Tensor) -> torch.Tensor:
         pixels = (tiles.float() / 255 - self.mean) / self.std  # (T, 3, P, P)
@@ -134,6 +174,15 @@ class TreeModel(nn.Module):
                 checkpoint(self._log_probs, h, t, use_reentrant=False) for h, t in zip(hidden.split(rows), targets.split(rows))
             ]
         return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+    @torch.no_grad()
+    def likeliest(self, batch: PackedBatch) -> torch.Tensor:
+        """The token that the model itself would say in each scored place, (K,)."""
+        hidden = self.embed(batch)  # (L, D)
+        hidden = self.decode(hidden, batch.position_ids, [tree_attention(batch)] * len(self.decoder.layers))
+        rows = max(1, HEAD_CHUNK // self.head.weight.shape[0])
+        parts = [self.head(h).argmax(1) for h in hidden[batch.predictors].split(rows)]
+        return torch.cat(parts) if parts else batch.targets
 
     def _log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = self.head(hidden).float()  # (k, V)

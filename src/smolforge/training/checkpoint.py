@@ -1,6 +1,6 @@
 """Atomic checkpoints: a checkpoint is whole or absent.
 
-    runs/x/checkpoints/step-00000100/   a model folder in Hugging Face's format, and beside it
+    runs/x/checkpoints/step-00000100/   a model folder in Hugging Face's format, or adapters in PEFT's, and beside it
         optimizer.safetensors           moments, step counts, float32 master weights
         state.json                      step, recipe, best loss, what was dropped so far
 
@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from smolforge.data.processor import gguf_tokenizer
 from smolforge.errors import CheckpointError
-from smolforge.model.build import quiet
+from smolforge.model.adapters import write_weights
 
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -118,8 +118,7 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def _write_model(draft: Path, model: Any, processor: dict[str, bytes]) -> None:
-    with quiet():
-        model.save_pretrained(draft)
+    write_weights(draft, model)
     for name, content in processor.items():
         (draft / name).write_bytes(content)
 

@@ -7,10 +7,12 @@ import platform
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from types import FrameType
+from typing import Any
 
 import torch
 import yaml
@@ -19,9 +21,14 @@ from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.files import write_whole
-from smolforge.model.build import count_parameters, load_model
+from smolforge.model.adapters import restore
+from smolforge.model.build import count_parameters
+from smolforge.objectives import Counts, Objective, Shared, total_counts
+from smolforge.objectives.comparison import Comparison, by_source
+from smolforge.objectives.comparison import lines as preference_lines
 from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
-from smolforge.training.evaluate import held_out, write_samples
+from smolforge.training.evaluate import held_out, read_comparisons, write_samples
+from smolforge.training.fixed import announce_features, prepare
 from smolforge.training.runtime import Runtime
 from smolforge.training.setup import Setup
 from smolforge.training.tracking import Tracking
@@ -77,16 +84,72 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     if state.step:
         tracking.say(f"going on from step {state.step}")
         return
+    compute_ahead(run, runtime, tracking)
     if not recipe.eval.data:
         tracking.say("no eval.data: before and after are measured on training examples")
-    state.before, tally = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
-    for line in tally.lines():
+    measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime, at_start=True)
+    state.before = measured.means
+    for line in measured.tally.lines():
         tracking.say(f"held-out: {line}")
     tracking.write("eval", 0, state.before)
     runtime.track({f"eval/{name}": value for name, value in state.before.items()}, 0)
     tracking.say(f"before: loss {state.before['loss']:.4f}")
-    if runtime.is_main and recipe.eval.samples:
-        write_samples(run.folder / "samples", "before", run.model, run.eval_stream, recipe.eval)
+    if runtime.is_main:
+        tell_preferences(run, "before", measured.comparisons, tracking)
+        if recipe.eval.samples:
+            write_samples(run.folder / "samples", "before", run.model, run.eval_stream, recipe.eval)
+
+
+def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
+    """What the reference says of all examples that the run will see, where the recipe has it computed ahead."""
+    state, recipe = run.progress, run.recipe
+    for findings in run.stream.findings + (run.eval_stream.findings if recipe.eval.data else ()):
+        for line in findings.lines():
+            tracking.say(line)
+    announce_features(run.fixed, run.stream, tracking.say)
+    if run.fixed.store is None or state.prepared:
+        return
+    began = time.monotonic()
+    held = range(min(recipe.eval.examples, run.eval_stream.num_rows))
+    prepare(run.fixed, run.eval_stream, held, runtime, tracking.say, what="held-out examples")
+    if run.objective.needs_reference:
+        places = run.stream.distinct(run.steps * recipe.batch.examples)
+        prepare(run.fixed, run.stream, places, runtime, tracking.say, what="training examples")
+    state.prepared, state.prepare_seconds = True, time.monotonic() - began
+
+
+def tell_preferences(run: Setup, when: str, comparisons: list[Comparison], tracking: Tracking) -> dict[str, Any]:
+    """Say and keep how often chosen is preferred; the table by source, empty where nothing was compared."""
+    if not comparisons:
+        return {}
+    table = by_source(comparisons)
+    (run.folder / "preferences").mkdir(exist_ok=True)
+    write_whole(run.folder / "preferences" / f"{when}.jsonl", "".join(json.dumps(vars(one)) + "\n" for one in comparisons))
+    for line in preference_lines(table):
+        tracking.say(f"{when}: {line}")
+    return table
+
+
+def over_all(objective: Objective, step: Step, runtime: Runtime) -> tuple[Counts, float, float]:
+    """(counts of the objective's units, examples, tokens) of a step over all processes."""
+    counts = total_counts(objective, step.rows)
+    *totals, examples, tokens = runtime.sum([*counts.values(), step.tally.examples, step.tally.tokens])
+    return dict(zip(counts, totals)), examples, tokens
+
+
+@torch.no_grad()
+def look(run: Setup, rows: Sequence[PackedBatch], runtime: Runtime) -> Shared:
+    """What an objective must know of the whole step before its losses (KTO's KL); nothing for most."""
+    objective = run.objective
+    if objective.look is None:
+        return {}
+    run.model.eval()
+    sums: Counts = dict.fromkeys(objective.looked, 0.0)
+    for row in rows:
+        row = run.fixed.add(row.to(runtime.device), compare=True)
+        for name, value in objective.look(run.model(row), row).items():
+            sums[name] += value
+    return objective.share(dict(zip(sums, runtime.sum([*sums.values()]))))
 
 
 def refuse_not_finite(loss: torch.Tensor, row: PackedBatch) -> None:
@@ -147,7 +210,7 @@ def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     state, section = run.progress, run.recipe.run
     if not section.eval_every or (state.step % section.eval_every and state.step < run.steps):
         return
-    metrics, _ = held_out(run.model, run.objective, run.eval_stream, run.recipe.eval, runtime)
+    metrics = held_out(run.fixed, run.eval_stream, run.recipe.eval, runtime).means
     state.latest, state.latest_step = metrics, state.step
     tracking.write("eval", state.step, metrics)
     runtime.track({f"eval/{name}": value for name, value in metrics.items()}, state.step)
@@ -173,7 +236,7 @@ def save(run: Setup, runtime: Runtime) -> None:
     if runtime.is_main:
         folder = run.folder / "checkpoints"
         path = folder / checkpoint_name(state.step)
-        save_checkpoint(path, run.model.model, run.processor, run.optimizer.state(), state.to_json(run.recipe))
+        save_checkpoint(path, run.model.saved, run.processor, run.optimizer.state(), state.to_json(run.recipe))
         best = [state.best_step] if section.keep_best else []
         prune(folder, checkpoint_steps(folder)[-section.keep_last :] + best)
     runtime.wait()
@@ -189,27 +252,31 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     chosen = state.step
     if recipe.run.early_stopping and recipe.run.keep_best and state.best_step not in (0, state.step):
         chosen = state.best_step
-        best = load_model(run.folder / "checkpoints" / checkpoint_name(chosen), dtype=run.model.dtype)
-        run.model.model.load_state_dict(best.state_dict())
+        restore(run.model.saved, run.folder / "checkpoints" / checkpoint_name(chosen))
         tracking.say(f"the model is that of step {chosen}, with the lowest held-out loss")
-    after = state.latest
-    if state.latest_step != chosen:
-        after, _ = held_out(run.model, run.objective, run.eval_stream, recipe.eval, runtime)
+    after, comparisons = state.latest, list[Comparison]()
+    if state.latest_step != chosen or run.objective.compare:
+        measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime)
+        after, comparisons = measured.means, measured.comparisons
     runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
     if runtime.is_main:
         if recipe.eval.samples:
             write_samples(run.folder / "samples", "after", run.model, run.eval_stream, recipe.eval)
-        save_model(run.folder / "model", run.model.model, run.processor)
+        save_model(run.folder / "model", run.model.saved, run.processor)
+        preferences = {"before": by_source(read_comparisons(run.folder)), "after": by_source(comparisons)} if comparisons else {}
+        tell_preferences(run, "after", comparisons, tracking)
         summary = {
             "before": state.before,
             "after": after,
             "measured_on": "held-out examples" if recipe.eval.data else "training examples",
+            "preferences": preferences,
             "steps": state.step,
             "seconds": state.seconds,
+            "prepare_seconds": state.prepare_seconds,
             "peak_memory_bytes": peak_memory(runtime.device),
             "dropped": dict(state.tally.dropped),
             "changed": dict(state.tally.changed),
-            "notes": state.tally.lines(),
+            "notes": [line for findings in run.stream.findings for line in findings.lines()] + state.tally.lines(),
             "versions": versions(),
         }
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))

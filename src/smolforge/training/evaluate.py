@@ -4,48 +4,88 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Stream, Tally, prepare
 from smolforge.errors import DataError, TrainingError
 from smolforge.files import write_whole
 from smolforge.generation import Sampling, generate
 from smolforge.model.tree import TreeModel
-from smolforge.objectives import Objective
+from smolforge.objectives import LossOutput, Sums
+from smolforge.objectives.comparison import Comparison
 from smolforge.recipe import EvalSection
 from smolforge.records import Media, Record
+from smolforge.training.fixed import Fixed
 from smolforge.training.runtime import Runtime
 
 CHUNK = 32  # examples measured at a time
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What held-out examples gave."""
+
+    means: dict[str, float]
+    tally: Tally
+    comparisons: list[Comparison]  # chosen against rejected, where the objective compares
+
+
 @torch.no_grad()
-def held_out(
-    model: TreeModel, objective: Objective, stream: Stream, section: EvalSection, runtime: Runtime
-) -> tuple[dict[str, float], Tally]:
-    """Metrics over the first `section.examples` of a stream, divided once by their count."""
+def held_out(fixed: Fixed, stream: Stream, section: EvalSection, runtime: Runtime, *, at_start: bool = False) -> Measured:
+    """Metrics over the first `section.examples` of a stream, divided once by their counts.
+
+    Args:
+        at_start: the model is what the run starts from, and so, by definition, its own reference.
+    """
+    model, objective = fixed.model, fixed.objective
     examples = min(section.examples, stream.num_rows)
-    sums = dict.fromkeys(objective.metrics, 0.0)
-    count, tally = 0.0, Tally()
+    counts = dict.fromkeys(objective.units, 0.0)
+    outputs: list[LossOutput] = []
+    comparisons: list[Comparison] = []
+    tally = Tally()
     model.eval()
     for first in range(0, examples, CHUNK):
         indices = range(first + runtime.rank, min(first + CHUNK, examples), runtime.world)
         step = stream.step(indices)
         for one in runtime.gather(step.tally):
             tally.add(one)
+        scored: list[tuple[torch.Tensor, PackedBatch]] = []
+        looked = dict.fromkeys(objective.looked, 0.0)
         for row in step.rows:
-            row = row.to(runtime.device)
-            output = objective.loss(model(row), row)
-            count += objective.count(row)
-            for name, value in output.metrics.items():
-                sums[name] += float(value)
-    total, *values = runtime.sum([count, *sums.values()])
-    if total == 0:
+            own = at_start and fixed.own_start
+            row = fixed.add(row.to(runtime.device), compare=not own)
+            log_probs = model(row)
+            row = replace(row, reference=log_probs) if own else row
+            scored.append((log_probs, row))
+            for name, value in objective.look(log_probs, row).items() if objective.look else ():
+                looked[name] += value
+        shared = objective.share(dict(zip(looked, runtime.sum([*looked.values()]))))
+        for log_probs, row in scored:
+            outputs.append(objective.loss(log_probs, row, shared))
+            for unit, count in objective.counts(row).items():
+                counts[unit] += count
+            comparisons += objective.compare(log_probs, row) if objective.compare else []
+    counts = dict(zip(counts, runtime.sum([*counts.values()])))
+    if not any(counts.values()):
         raise TrainingError("no held-out example could be used", mend="see why with `smolforge score`, or change eval.data")
-    return {name: value / total for name, value in zip(sums, values)}, tally
+    sums = Sums(objective)
+    for output in outputs:
+        sums.add(output, output.loss(counts))
+    everyone = [one for part in runtime.gather(comparisons) for one in part]
+    return Measured(means=sums.means(counts, runtime.sum), tally=tally, comparisons=everyone)
+
+
+def read_comparisons(folder: Path) -> list[Comparison]:
+    """The pairs as they were scored before the run."""
+    file = folder / "preferences" / "before.jsonl"
+    if not file.is_file():
+        return []
+    return [Comparison(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, section: EvalSection) -> list[dict[str, Any]]:
@@ -72,7 +112,8 @@ def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, sec
             pictures.append(name)
         text = "\n".join(p for m in record.messages for p in m.content if not isinstance(p, Media))
         references = [response.text for response in record.responses]
-        lines.append({"id": record.name, "prompt": text, "pictures": pictures, "references": references, "answer": answer.text})
+        lines.append({"id": record.name, "prompt": text, "pictures": pictures, "references": references, "answer": answer.text,
+            "tokens": answer.tokens})  # fmt: skip
     content = "".join(json.dumps(line) + "\n" for line in lines)
     write_whole(folder / f"{when}.jsonl", content)
     return lines

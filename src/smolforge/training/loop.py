@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from smolforge.objectives import Sums
 from smolforge.recipe import Recipe
 from smolforge.training.chores import (
     evaluate,
@@ -14,6 +15,8 @@ from smolforge.training.chores import (
     is_finished,
     is_over,
     log,
+    look,
+    over_all,
     refuse_not_finite,
     save,
     save_due,
@@ -46,22 +49,23 @@ def train(recipe: Recipe) -> Path:
         clock = time.monotonic()
         for step in run.stream.steps(first, run.steps, recipe.batch.examples, **share):
             torch.manual_seed(hash((recipe.run.seed, state.step)))  # dropout is a function of (seed, step)
+            counts, examples, tokens = over_all(objective, step, runtime)
+            shared = look(run, step.rows, runtime)
             model.train()
-            local = [sum(map(objective.count, step.rows)), step.tally.examples, step.tally.tokens]
-            count, examples, tokens = runtime.sum(local)
-            sums = dict.fromkeys(objective.metrics, 0.0)
+            sums = Sums(objective)
             for row in step.rows:
-                row = row.to(runtime.device)
-                output = objective.loss(model(row), row)
-                refuse_not_finite(output.loss, row)
-                if output.loss.requires_grad:  # a text with a frozen decoder teaches nothing
-                    (output.loss / count).backward()
-                sums = {name: sums[name] + float(output.metrics[name]) for name in sums}
+                row = run.fixed.add(row.to(runtime.device), compare=objective.needs_reference)
+                output = objective.loss(model(row), row, shared)
+                loss = output.loss(counts)
+                refuse_not_finite(loss, row)
+                if loss.requires_grad:  # a text with a frozen decoder teaches nothing
+                    loss.backward()
+                sums.add(output, loss)
             runtime.sum_gradients(optimizer.gradients().values())
             tell_gradients(run, step, runtime, tracking)
             factor = schedule(recipe.optim, state.step, run.steps)
-            norm = optimizer.step(factor) if count else 0.0  # nothing usable in this step: nothing is learnt
-            means = dict(zip(sums, (total / (count or 1) for total in runtime.sum([*sums.values()]))))
+            norm = optimizer.step(factor) if examples else 0.0  # nothing usable in this step: nothing is learnt
+            means = sums.means(counts, runtime.sum)
             state.step += 1
             for tally in runtime.gather(step.tally):
                 state.tally.add(tally)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from smolforge.data.pipeline import Stream, Tally, open_stream
 from smolforge.data.processor import load_renderer
 from smolforge.errors import CheckpointError, DataError, RecipeError
 from smolforge.hub import local_folder
-from smolforge.loading import load_tree
+from smolforge.loading import base_folder, load_tree, merge
+from smolforge.model.adapters import add_adapters, is_adapter
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
 from smolforge.recipe import Recipe, differences
-from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files
+from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files, save_model
+from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
 from smolforge.training.runtime import Runtime
 
@@ -36,6 +38,9 @@ class Progress:
     ended: bool = False  # by early stopping
     latest: dict[str, float] = field(default_factory=dict)  # held-out metrics last measured
     latest_step: int = -1  # at this step
+    start: str | None = None  # fingerprint of the weights it started from, where references are kept by it
+    prepared: bool = False  # references were computed ahead ...
+    prepare_seconds: float = 0.0  # ... in this time
     pictures_checked: bool = False  # every component that should train was seen to receive gradient
     tally: Tally = field(default_factory=Tally)
 
@@ -63,6 +68,7 @@ class Setup:
     stream: Stream
     eval_stream: Stream
     objective: Objective
+    fixed: Fixed
     optimizer: Optimizer
     progress: Progress
     steps: int
@@ -87,26 +93,56 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     checkpoint = newest_checkpoint(folder / "checkpoints")
     state, moments = load_state(checkpoint) if checkpoint else ({}, {})
     refuse_other_recipe(recipe, folder, state)
-    base = checkpoint or local_folder(recipe.model.name, recipe.model.revision)  # a checkpoint is a whole model folder
-    renderer = load_renderer(base, images=recipe.images, row_tokens=recipe.batch.row_tokens)
+    progress = Progress.from_json(state) if state else Progress()
+    begin = local_folder(recipe.model.name, recipe.model.revision)
+    whole = base_folder(checkpoint or begin)  # a checkpoint of a full fine-tuning is a whole model folder
+    renderer = load_renderer(whole, images=recipe.images, row_tokens=recipe.batch.row_tokens)
     objective = objective_of(recipe.objective)
-    stream = open_stream(recipe.data, renderer, kinds=objective.kinds, seed=recipe.run.seed)
-    eval_stream = open_stream(recipe.eval.data, renderer, kinds=objective.kinds, seed=0) if recipe.eval.data else stream
+    stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed)
+    eval_stream = open_stream(recipe.eval.data, renderer, shaping=objective.shaping, seed=0) if recipe.eval.data else stream
     _meet_data(stream, recipe.batch.examples)
-    model = load_tree(base, renderer, dtype=recipe.model.dtype, device=runtime.device)
+
+    def load(name: str) -> TreeModel:
+        place = begin if name == recipe.model.name else local_folder(name)
+        tree = load_tree(place, renderer, dtype=recipe.model.dtype, device=runtime.device)
+        merge(tree)
+        return tree
+
+    if checkpoint:
+        model = load_tree(checkpoint, renderer, dtype=recipe.model.dtype, device=runtime.device, trainable=True)
+    else:
+        model = load(recipe.model.name)
     model.gradient_checkpointing = recipe.run.gradient_checkpointing
-    apply_freeze(model.model, recipe.freeze)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise RecipeError("everything that this model has is frozen", where="freeze", mend="leave the decoder unfrozen")
+    if recipe.adapters is None:
+        apply_freeze(model.model, recipe.freeze)
+    elif not checkpoint:
+        base = _base_for_adapters(recipe, begin, model, runtime)
+        model.adapters = [add_adapters(model.model, recipe.adapters, base=base, seed=recipe.run.seed)]
+    features = open_features(recipe, model)
+    stream, eval_stream = replace(stream, features=features), replace(eval_stream, features=features)
+    steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
+    passes = steps * recipe.batch.examples / stream.num_rows
+    fixed = fix(recipe, model, objective, features, load=load, passes=passes, start=progress.start)
+    progress.start = fixed.start
     optimizer = Optimizer(model.model, recipe.optim)
     if checkpoint:
         optimizer.load(moments)
-    steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
     return Setup(
-        recipe=recipe, folder=folder, model=model, processor=processor_files(base), stream=stream, eval_stream=eval_stream,
-        objective=objective, optimizer=optimizer, steps=steps,
-        progress=Progress.from_json(state) if state else Progress(),
+        recipe=recipe, folder=folder, model=model, processor=processor_files(whole), stream=stream, eval_stream=eval_stream,
+        objective=objective, fixed=fixed, optimizer=optimizer, steps=steps, progress=progress,
     )  # fmt: skip
+
+
+def _base_for_adapters(recipe: Recipe, begin: Path, model: TreeModel, runtime: Runtime) -> str:
+    """What saved adapters name as their model: a Hub name, or a folder's full path. A start that has adapters itself is merged
+    and written into the run."""
+    if is_adapter(begin):
+        merged = recipe.run.dir / "base"
+        if runtime.is_main:
+            save_model(merged, model.model, processor_files(base_folder(begin)))
+        runtime.wait()
+        return str(merged.resolve())
+    return str(begin.resolve()) if Path(recipe.model.name).expanduser().exists() else recipe.model.name
 
 
 def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:

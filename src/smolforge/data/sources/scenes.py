@@ -4,6 +4,9 @@ Row:
 
     {"image": <function that draws 96 x 96 pixels>, "caption": "a red circle at the top left and a blue square in the middle"}
 
+As pairs (source scene_pairs), `rejected` is the caption with one thing wrong: a colour, a shape, a place, or an object that is
+not there.
+
 Every scene is a pure function of (seed, index). Scenes of the two splits never coincide: a layout belongs to the
 split that its fingerprint says.
 """
@@ -11,7 +14,7 @@ split that its fingerprint says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -86,6 +89,24 @@ def scene(seed: int, index: int, split: str = "train") -> Scene:
     raise AssertionError("unreachable")
 
 
+def false_caption(one: Scene, rng: np.random.Generator) -> str:
+    """The scene's caption with one thing wrong: colour, shape or place of an object, or one that was invented.
+
+    >>> false_caption(Scene((Thing(4, "blue", "star"),), 0), np.random.default_rng(1))
+    'a blue triangle in the middle'
+    """
+    things, free = list(one.things), [p for p in range(len(PLACES)) if p not in {thing.place for thing in one.things}]
+    kind = ("colour", "shape", "place", "invented")[int(rng.integers(4))]
+    if kind == "invented":
+        things.append(Thing(int(rng.choice(free)), str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))))
+    else:
+        number = int(rng.integers(len(things)))
+        known: dict[str, list[Any]] = {"colour": list(COLOURS), "shape": list(SHAPES), "place": free}
+        others = [value for value in known[kind] if value != getattr(things[number], kind)]
+        things[number] = replace(things[number], **{kind: others[int(rng.integers(len(others)))]})
+    return Scene(tuple(sorted(things)), 0).caption
+
+
 def parse_caption(text: str) -> list[tuple[str, str, str]]:
     """(colour, shape, place) of each object a caption names; pieces that name none are kept as ("", "", piece).
 
@@ -101,23 +122,29 @@ def parse_caption(text: str) -> list[tuple[str, str, str]]:
 
 
 class SceneTable:
-    """Rows of a split, drawn on demand."""
+    """Rows of a split, drawn on demand; with `pairs`, a false caption beside each true one."""
 
-    def __init__(self, *, rows: int = 100_000, seed: int = 0, split: str = "train") -> None:
-        self.rows, self.seed, self.split = rows, seed, split
+    def __init__(self, *, rows: int = 100_000, seed: int = 0, split: str = "train", pairs: bool = False) -> None:
+        self.rows, self.seed, self.split, self.pairs = rows, seed, split, pairs
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         one = scene(self.seed, index, self.split)
-        return {"image": one.draw, "caption": one.caption}
+        row = {"image": one.draw, "caption": one.caption}
+        if self.pairs:
+            row["rejected"] = false_caption(one, np.random.default_rng([self.seed, index, 2]))
+        return row
 
 
 def record(row: dict[str, Any], *, id: str, source: str, prompt: str | None) -> Record:
     """Row -> Record."""
     draw: Callable[[], Image.Image] = row["image"]
     user = Message(role="user", content=(Media(ref=draw), prompt or PROMPT))
+    if "rejected" in row:
+        answers = (Response(text=row["caption"], kind="chosen"), Response(text=row["rejected"], kind="rejected"))
+        return Record(id=id, source=source, messages=(user,), responses=answers)
     return Record(id=id, source=source, messages=(user,), responses=(Response(text=row["caption"]),))
 
 

@@ -2,12 +2,15 @@
 
     {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}
     {"prompt": "..." or messages, "completion": "..." or messages}
+    {"prompt": "...", "completion": "...", "label": true}                 one answer that is good (true) or bad (false)
     {"prompt" or "messages": ..., "chosen": ..., "rejected": ...}          also chosen / rejected that repeat the prompt
+    {"question": "...", "chosen": "...", "rejected": "..."}               and what `preferences.py` brings into this form
     {"image": "a.jpg", "captions": ["...", "..."]}                        or "caption" or "text": "..."
     {"image": "a.jpg", "question": "...", "answer": "..."}
 
 Pictures stand in content parts ({"type": "image", "image": ...}) or in a column (`image`, `images`, `file_name`, `file`,
 `image_path`); placeholders take the column's pictures in order, and without any the pictures open the first user turn.
+`chosen_spans` and `rejected_spans` may name corrected characters of an answer: [[0, 5], [9, 14]].
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from typing import Any
 
 from PIL.Image import Image
 
+from smolforge.data.sources.preferences import pair_columns
 from smolforge.errors import DataError
 from smolforge.records import Media, Message, Part, Record, Response, ResponseKind
 
 CAPTION_PROMPT = "Give a concise caption."
 IMAGE_COLUMNS = ("images", "image", "file_name", "file", "image_path")
 CAPTION_COLUMNS = ("captions", "caption", "text")
+PAIR: tuple[ResponseKind, ...] = ("chosen", "rejected")
+LABELS: dict[str, ResponseKind] = {"true": "chosen", "false": "rejected"}  # in CSV they are words
 ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("system", "user", "assistant")}
 
 
@@ -37,16 +43,17 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     Raises:
         DataError: no known shape, or a malformed one.
     """
+    row = pair_columns(row)
     column = next((column for column in IMAGE_COLUMNS if row.get(column) is not None), None)
     pictures = [_media(value, base) for value in _listed(row[column])] if column else []
     has = {column for column, value in row.items() if value is not None}
-    if {"chosen", "rejected"} <= has:
+    if has & {"chosen", "rejected"}:
         messages, responses = _pair(row, base)
     elif "messages" in has or "conversations" in has:
         messages, responses = _chat(row.get("messages") or row["conversations"], base)
     elif {"prompt", "completion"} <= has:
         messages = _messages(row["prompt"], base)
-        responses = (Response(text=_answer(row["completion"])),)
+        responses = (Response(text=_continuation(row["completion"], base)[1], kind=_kind(row.get("label"))),)
     elif {"question", "answer"} <= has:
         messages = (Message(role="user", content=(str(row["question"]),)),)
         responses = (Response(text=str(row["answer"])),)
@@ -75,23 +82,53 @@ def _chat(turns: Any, base: Path | None) -> tuple[tuple[Message, ...], tuple[Res
 
 
 def _pair(row: dict[str, Any], base: Path | None) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
-    chosen, rejected = row["chosen"], row["rejected"]
-    prompt = row.get("prompt") or row.get("messages") or row.get("question")
-    if prompt is None:  # the pair repeats its prompt
-        if isinstance(chosen, str) or isinstance(rejected, str):
-            raise DataError("chosen and rejected without a prompt", mend="add a prompt column")
-        if [*chosen[:-1]] != [*rejected[:-1]]:
+    """The prompt stands in a column of its own, or before the answers in `chosen` and `rejected`, or in both and agrees."""
+    prompt = next((row[name] for name in ("prompt", "messages", "conversations", "question") if row.get(name)), None)
+    messages = _messages(prompt, base) if prompt else ()
+    responses = []
+    for kind in PAIR:
+        if row.get(kind) is None:
+            mend = "give both answers, or single ones as prompt, completion and label (true or false)"
+            raise DataError(f"a pair without {kind}", mend=mend)
+        before, text = _continuation(row[kind], base)
+        if messages and before and _bare(before) != _bare(messages):
             raise DataError("chosen and rejected answer different prompts", mend="give pairs that share their prompt")
-        prompt = chosen[:-1]
-    kinds: tuple[tuple[Any, ResponseKind], ...] = ((chosen, "chosen"), (rejected, "rejected"))
-    return _messages(prompt, base), tuple(Response(text=_answer(value), kind=kind) for value, kind in kinds)
+        messages = messages or before
+        responses.append(Response(text=text, kind=kind, spans=_spans(row.get(f"{kind}_spans"), len(text))))
+    if not messages:
+        raise DataError("chosen and rejected without a prompt", mend="add a prompt column")
+    return messages, tuple(responses)
+
+
+def _bare(messages: tuple[Message, ...]) -> list[tuple[str, list[Part]]]:
+    return [(m.role, [part.strip() if isinstance(part, str) else part for part in m.content]) for m in messages]
+
+
+def _kind(label: Any) -> ResponseKind:
+    """Of a single answer: a target, or with a label chosen or rejected (KTO)."""
+    if label is None:
+        return "target"
+    if str(label).lower() not in LABELS:
+        mend = f"mend {label!r}, or rename the column if it means another thing"
+        raise DataError("a label that is neither true nor false", mend=mend)
+    return LABELS[str(label).lower()]
+
+
+def _spans(value: Any, length: int) -> tuple[tuple[int, int], ...]:
+    """Character ranges [start, end) of an answer with `length` characters."""
+    for span in _listed(value):
+        whole = isinstance(span, list | tuple) and len(span) == 2 and all(type(place) is int for place in span)
+        if not (whole and 0 <= span[0] < span[1] <= length):
+            mend = f"mend {span!r}: whole numbers with 0 <= start < end <= {length}, the answer's characters"
+            raise DataError("a span that is not part of its answer", mend=mend)
+    return tuple((start, end) for start, end in _listed(value))
 
 
 def _messages(value: Any, base: Path | None) -> tuple[Message, ...]:
     if isinstance(value, str):
-        return (Message(role="user", content=(value,)),)
+        return (Message(role="user", content=tuple(_parts(value, base))),)
     messages = []
-    for turn in value:
+    for turn in _listed(value):
         role = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
         if role not in ROLES:
             raise DataError(f"a turn with role {role!r}", mend=f"roles are {', '.join(ROLES)}")
@@ -156,14 +193,14 @@ def _media(value: Any, base: Path | None) -> Media:
     return Media(ref=value)
 
 
-def _answer(value: Any) -> str:
-    """Text of a completion: a string, or messages whose last is the assistant's."""
+def _continuation(value: Any, base: Path | None) -> tuple[tuple[Message, ...], str]:
+    """An answer: a string, or messages whose last is the assistant's. Returns the turns before it, and its text."""
     if isinstance(value, str):
-        return value
-    messages = _messages(value, None)
+        return (), value
+    messages = _messages(value, base)
     if not messages or messages[-1].role != "assistant":
         raise DataError("a completion that does not end with the assistant", mend="end it with an assistant turn")
-    return _text(messages[-1].content)
+    return messages[:-1], _text(messages[-1].content)
 
 
 def _text(content: tuple[Part, ...]) -> str:

@@ -39,6 +39,7 @@ class NamedSource:
 
 SOURCES: dict[str, NamedSource] = {
     "scenes": NamedSource(about="drawn scenes of one to three coloured shapes, made on demand", record=scenes.record),
+    "scene_pairs": NamedSource(about="the same with a false caption as rejected", record=scenes.record),
     "the_cauldron": NamedSource(
         about="50 collections of pictures with questions and answers (name: ai2d, vqav2, ...)",
         record=cauldron.record, hub="HuggingFaceM4/the_cauldron", needs_name=True,
@@ -49,6 +50,25 @@ SOURCES: dict[str, NamedSource] = {
     "smoltalk": NamedSource(
         about="instructions and answers, text only (name: all, smol-magpie-ultra, ...)",
         record=shapes.record, hub="HuggingFaceTB/smoltalk", needs_name=True,
+    ),
+    "rlaif_v": NamedSource(
+        about="79k pairs of answers about pictures, ranked by an open model", record=shapes.record,
+        hub="HuggingFaceH4/rlaif-v_formatted",
+    ),
+    "rlhf_v": NamedSource(
+        about="5.7k pairs about pictures whose chosen answer a human corrected", record=shapes.record,
+        hub="openbmb/RLHF-V-Dataset",
+    ),
+    "povid": NamedSource(
+        about="17k pairs with hallucinations put in by GPT-4V; COCO's pictures are not included: save its file beside them",
+        record=shapes.record, hub="YiyangAiLab/POVID_preference_data_for_VLLMs",
+    ),
+    "ultrafeedback_binarized": NamedSource(
+        about="62k pairs ranked by GPT-4, text only", record=shapes.record, hub="trl-lib/ultrafeedback_binarized",
+    ),
+    "ultrafeedback_cleaned": NamedSource(
+        about="61k pairs ranked by GPT-4, text only, without TruthfulQA's prompts", record=shapes.record,
+        hub="argilla/ultrafeedback-binarized-preferences-cleaned",
     ),
 }  # fmt: skip
 
@@ -97,10 +117,10 @@ def open_source(section: DataSection) -> Source:
     to_record: ToRecord = known.record if known else shapes.record
     path = Path(section.source).expanduser()
     table: Table
-    if section.source == "scenes":
+    if section.source in ("scenes", "scene_pairs"):
         if name not in ("train", "test"):
             raise DataError(f"no split {name}", where=section.source, mend="it has train and test")
-        table = scenes.SceneTable(split=name)
+        table = scenes.SceneTable(split=name, pairs=section.source == "scene_pairs")
     elif known and known.hub:
         if known.needs_name and section.name is None:
             raise DataError("has several configurations", where=section.source, mend=f"give one as name; {known.about}")

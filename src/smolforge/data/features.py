@@ -1,0 +1,123 @@
+"""Pictures' features on the disk: what a frozen vision tower (and connector) says of a picture is computed once, for all runs.
+
+One file a picture, memory-mapped when read:
+
+    ~/.cache/smolforge/features/<weights, dtype and boundary>/ab/ab12...npy
+
+A file is whole or absent (written under another name, then renamed), so any number of processes may share a folder. The
+folder's name is made of the weights' fingerprint and the file's of the picture's content, its preprocessing and its
+distortion: what does not fit the model cannot be found.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smolforge.errors import CheckpointError
+from smolforge.records import fingerprint
+
+
+@dataclass
+class FeatureCache:
+    """Features of pictures under one model's frozen part.
+
+    Args:
+        folder: of this model, from `feature_folder`.
+        max_bytes: most space; the pictures unread for the longest time go first.
+        dtype: of the features.
+    """
+
+    folder: Path
+    max_bytes: int
+    dtype: torch.dtype
+    evicted: int = 0  # pictures that had to go
+    _bytes: int = field(default=-1, repr=False)  # in the folder, as far as this process knows
+
+    def get(self, key: str) -> torch.Tensor | None:
+        """Features of a picture, (T, ...), or None. A damaged file is forgotten and made anew."""
+        file = self._file(key)
+        try:
+            mapped = np.load(file, mmap_mode="r")
+            os.utime(file)  # when it was last of use decides what goes first
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, OSError):
+            file.unlink(missing_ok=True)
+            return None
+        return torch.from_numpy(mapped.copy()).view(self.dtype)
+
+    def put(self, key: str, features: torch.Tensor) -> None:
+        """Keep a picture's features, (T, ...).
+
+        Raises:
+            CheckpointError: the disk is full or not writable.
+        """
+        array = features.detach().to(self.dtype).cpu().contiguous().view(_BITS[self.dtype]).numpy()
+        file = self._file(key)
+        self._make_room(array.nbytes)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".unfinished", delete=False) as draft:
+                np.save(draft, array)
+            Path(draft.name).replace(file)
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            raise CheckpointError(
+                "the disk is full" if full else f"cannot be written ({error.strerror})",
+                where=self.folder,
+                mend="free some space, choose another cache.dir, or set cache.features: false",
+            ) from error
+        self._bytes += array.nbytes
+
+    def _file(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npy"
+
+    def _make_room(self, size: int) -> None:
+        if self._bytes < 0:
+            self._bytes = self.size()
+        if self._bytes + size <= self.max_bytes:
+            return
+        files = []
+        for file in self.folder.glob("*/*.npy"):
+            try:
+                files.append((file.stat().st_mtime, file.stat().st_size, file))
+            except FileNotFoundError:  # another process made room
+                continue
+        self._bytes = sum(length for _, length, _ in files)
+        for _, length, file in sorted(files):
+            if self._bytes + size <= 0.9 * self.max_bytes:  # some room at once: looking through the folder costs time
+                return
+            file.unlink(missing_ok=True)
+            self._bytes -= length
+            self.evicted += 1
+
+    def size(self) -> int:
+        """Bytes in the folder."""
+        return sum(file.stat().st_size for file in self.folder.glob("*/*.npy") if file.exists())
+
+
+_BITS = {torch.float32: torch.float32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def cache_folder(folder: Path | None) -> Path:
+    """The recipe's `cache.dir`, or the user's own cache."""
+    if folder is not None:
+        return folder.expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolforge"
+
+
+def feature_folder(cache: Path, weights: str, boundary: str, dtype: torch.dtype) -> Path:
+    """Where features of these frozen weights are kept.
+
+    Args:
+        weights: fingerprint of the frozen part's weights.
+        boundary: the part they come out of, "vision" or "connector".
+    """
+    return cache / "features" / fingerprint(weights, boundary, str(dtype))

@@ -1,0 +1,171 @@
+"""Adapters: small trainable updates beside frozen weights, made by PEFT and saved in its format.
+
+PEFT replaces linear layers by layers of its own inside Hugging Face's model, so the token tree's forward runs over them as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from smolforge.errors import ModelError, RecipeError
+from smolforge.model.build import component, load_model, quiet
+from smolforge.recipe import LoraSection
+
+CONFIG = "adapter_config.json"
+PARTS = {"text": "decoder", "connector": "connector", "vision": "vision"}
+
+
+def add_adapters(model: Any, section: LoraSection, *, base: Path | str, seed: int = 0) -> Any:
+    """Freeze a model and put adapters beside the linear layers of the parts in `section.on`; returns PEFT's handle on it.
+
+    Args:
+        base: where the model came from, which the saved adapters name.
+        seed: of the initial draw.
+
+    Raises:
+        RecipeError: no linear layer fits.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = target_modules(model, section)
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=section.r,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, whatever it is
+        lora_dropout=section.dropout,
+        use_dora=section.method == "dora",
+        init_lora_weights=True if section.init == "default" else "gaussian",
+        target_modules=names,
+    )
+    handle = get_peft_model(model, config, autocast_adapter_dtype=False)  # float32 masters are the optimiser's
+    handle.peft_config["default"].base_model_name_or_path = str(base)
+    return handle
+
+
+def target_modules(model: nn.Module, section: LoraSection) -> list[str]:
+    """Full names of the linear layers that get adapters. Raises as `add_adapters`."""
+    parts = {PARTS[part] for part in section.on}
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and component(f"{name}.weight") in parts
+        and name != "lm_head"
+        and (section.target_modules is None or name.endswith(section.target_modules))
+    ]
+    if not names:
+        raise RecipeError(
+            f"no linear layer of {', '.join(section.on)} ends with {', '.join(section.target_modules or ('anything',))}",
+            where="adapters.target_modules",
+            mend="leave it out to take all, or see the names with q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
+        )
+    return names
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether PEFT's layers are in a model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The base model, for as long as the context lasts."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds adapters in PEFT's format."""
+    return (folder / CONFIG).is_file()
+
+
+def base_of(folder: Path) -> str:
+    """The model that a folder's adapters belong to.
+
+    Raises:
+        ModelError: the folder does not say.
+    """
+    try:
+        name = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ModelError(
+            "does not say which model the adapters belong to", where=folder / CONFIG, mend="copy it again"
+        ) from error
+    if not isinstance(name, str) or not name:
+        raise ModelError("does not say which model the adapters belong to", where=folder / CONFIG, mend="copy it again")
+    return name
+
+
+def load_adapters(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """Put saved adapters beside a model's weights; returns PEFT's handle.
+
+    Raises:
+        ModelError: they do not fit the model.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError("missing file", where=folder / "adapter_model.safetensors", mend="this is not a complete adapter folder")
+    try:
+        with quiet():
+            return PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=False)
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"the adapters do not fit {base_of(folder)} ({first})", where=folder, mend="use the model they belong to"
+        ) from error
+
+
+def write_weights(draft: Path, model: Any) -> None:
+    """Write a Hugging Face model, or PEFT's handle's adapters, into a folder in their own formats."""
+    from peft import PeftModel
+
+    with quiet():
+        if isinstance(model, PeftModel):
+            model.save_pretrained(str(draft), save_embedding_layers=False)  # looking whether they changed would ask the Hub
+            (draft / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        else:
+            model.save_pretrained(draft)
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Put a checkpoint's weights into a model that has this shape; into PEFT's handle, its adapters."""
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+    else:
+        model.load_state_dict(load_model(folder, dtype=next(model.parameters()).dtype).state_dict())
+
+
+def weights_fingerprint(modules: dict[str, nn.Module]) -> str:
+    """A name for weights: of every parameter and buffer by its name, adapters left out."""
+    digest = hashlib.blake2b(digest_size=16)
+    for prefix, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            if "lora_" in name:
+                continue
+            plain = name.replace(".base_layer.", ".")
+            digest.update(f"{prefix}.{plain} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

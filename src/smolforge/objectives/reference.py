@@ -1,0 +1,142 @@
+"""What the reference says: with the adapters off, by a frozen copy, or computed once and kept on the disk.
+
+Kept log-probs are found by content: an example's key is made of its tokens and its pictures, the file's of the reference's
+weights and dtype. So another rendering or other data simply is not there yet, and another model's file is refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smolforge.data.batch import PackedBatch
+from smolforge.errors import CheckpointError
+from smolforge.model.adapters import adapters_off
+from smolforge.model.tree import TreeModel
+from smolforge.records import fingerprint
+
+Reference = Callable[[PackedBatch], torch.Tensor]  # row -> (K,) float32
+
+WAIT_SECONDS = 60  # for another process that writes
+
+
+def without_adapters(model: TreeModel) -> Reference:
+    """The policy's own base model."""
+
+    @torch.no_grad()
+    def reference(row: PackedBatch) -> torch.Tensor:
+        with adapters_off(model.model):
+            return model(row)
+
+    return reference
+
+
+def frozen(model: TreeModel) -> Reference:
+    """Another model, which nothing trains."""
+    model.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def reference(row: PackedBatch) -> torch.Tensor:
+        return model(row)
+
+    return reference
+
+
+def kept(store: ReferenceStore, otherwise: Reference) -> Reference:
+    """What the store has; rows with an example that it has not are computed, and kept."""
+
+    def reference(row: PackedBatch) -> torch.Tensor:
+        known = store.get(row.keys)
+        if any(key not in known for key in row.keys):
+            store.put(split(row, otherwise(row)))
+            known = store.get(row.keys)
+        parts = [known[key] for key in row.keys]
+        total = sum(map(len, parts))
+        assert total == len(row.targets), f"{total} kept log-probs for {len(row.targets)} tokens"
+        return torch.from_numpy(np.concatenate(parts or [np.zeros(0, np.float32)])).to(row.targets.device)
+
+    return reference
+
+
+def split(row: PackedBatch, log_probs: torch.Tensor) -> dict[str, np.ndarray]:
+    """(K,) log-probs of a row by its examples' keys; an example's tokens lie together."""
+    owners = torch.tensor([response.example for response in row.responses], dtype=torch.int64)
+    of = owners[row.response_ids.cpu()] if len(owners) else torch.zeros(0, dtype=torch.int64)  # (K,)
+    sizes = torch.bincount(of, minlength=len(row.keys)).tolist()
+    return dict(zip(row.keys, (part.numpy() for part in log_probs.cpu().float().split(sizes))))
+
+
+class ReferenceStore:
+    """Log-probs of examples under one reference, in an SQLite file. Interrupted, it keeps what was committed; processes share it.
+
+    Args:
+        file: made when absent.
+        weights: fingerprint of the reference's weights.
+        dtype: that they compute in.
+
+    Raises:
+        CheckpointError: the file belongs to another model, or is none of this kind.
+    """
+
+    def __init__(self, file: Path, *, weights: str, dtype: str) -> None:
+        self.file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(file, timeout=WAIT_SECONDS)
+            with self._db:
+                self._db.execute("create table if not exists about (name text primary key, value text)")
+                self._db.execute("create table if not exists log_probs (key text primary key, value blob)")
+                given = {"weights": weights, "dtype": dtype}
+                self._db.executemany("insert or ignore into about values (?, ?)", given.items())
+            found = dict(self._db.execute("select name, value from about"))
+        except (OSError, sqlite3.Error) as error:
+            raise CheckpointError(
+                f"not a usable store of log-probs ({error})", where=file, mend="delete it, or choose another"
+            ) from error
+        if different := [name for name in given if found[name] != given[name]]:
+            raise CheckpointError(
+                f"holds log-probs of another reference (other {' and '.join(different)})",
+                where=file,
+                mend="leave objective.reference.store out, or choose another file",
+            )
+
+    def __len__(self) -> int:
+        return int(self._db.execute("select count(*) from log_probs").fetchone()[0])
+
+    def get(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Kept log-probs by key, float32; absent keys are left out."""
+        found = {}
+        for key in keys:
+            row = self._db.execute("select value from log_probs where key = ?", (key,)).fetchone()
+            if row is not None:
+                found[key] = np.frombuffer(row[0], np.float32)
+        return found
+
+    def missing(self, keys: Sequence[str]) -> set[str]:
+        """Keys that are not kept yet."""
+        have = self._db.execute
+        return {key for key in keys if have("select 1 from log_probs where key = ?", (key,)).fetchone() is None}
+
+    def put(self, values: Mapping[str, np.ndarray]) -> None:
+        """Keep log-probs, all or none of these.
+
+        Raises:
+            CheckpointError: the disk is full or the file is locked.
+        """
+        rows = [(key, np.ascontiguousarray(value, np.float32).tobytes()) for key, value in values.items()]
+        try:
+            with self._db:
+                self._db.executemany("insert or ignore into log_probs values (?, ?)", rows)
+        except sqlite3.Error as error:
+            raise CheckpointError(
+                f"cannot be written ({error})", where=self.file, mend="free some space and run again"
+            ) from error
+
+
+def store_file(cache: Path, weights: str, dtype: str) -> Path:
+    """Where a reference's log-probs are kept for all runs."""
+    return cache / "reference" / f"{fingerprint(weights, dtype)}.sqlite"
