@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smolforge.cli import build_parser, main
-from smolforge.quickstart import quickstart, quickstart_recipe
+from smolforge.quickstart import dpo_recipe, quickstart, sft_recipe
 from smolforge.recipe import Recipe, load_recipe
 from smolforge.report import write_report
 
@@ -48,11 +48,12 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     """The quickstart with four steps, then the README's blocks as they stand there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    metrics = quickstart(Path("runs/quickstart"), steps=4)
-    assert set(metrics) == {"before", "sft"}
-    assert set(metrics["sft"]) == {"exact", "recall", "hallucination", "seconds"}
+    metrics = quickstart(Path("runs/quickstart"), steps=4, dpo_steps=2)
+    assert set(metrics) == {"before", "sft", "dpo"}
+    assert set(metrics["dpo"]) == {"exact", "recall", "hallucination", "seconds"}
     page = write_report(Path("runs/quickstart")).read_text()
-    assert "Scores on held-out examples" in page
+    for words in ("Scores on held-out examples", "Chosen preferred to rejected", "<dt>before", "<dt>SFT", "<dt>DPO", "rejected"):
+        assert words in page
     (shell,) = re.findall(r"```sh\n(.*?)```", README, re.S)
     for line in shell.strip().splitlines():
         assert main(shlex.split(line)[1:]) == 0, line
@@ -77,4 +78,4 @@ def test_links_lead_somewhere():
 
 
 def test_quickstart_is_a_recipe_like_any_other():
-    assert quickstart_recipe(Path("x")).run.steps == 300
+    assert sft_recipe(Path("x"), steps=3).run.steps == dpo_recipe(Path("x"), steps=3).run.steps == 3

@@ -198,6 +198,196 @@ def test_options_that_do() -> None:
     parse("data=[{source: a, weight: 1}, {source: b, weight: 2.5}]")
 
 
+# --- preference optimisation, adapters, caches ---------------------------------------------------------------------------
+
+DPO = "objective.kind=dpo"
+LORA = "adapters={}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["loss={sigmoid: 0.0}"], "no loss has a weight above 0"),
+        (["loss={}"], "no loss has a weight above 0"),
+        (["label_smoothing=0.1"], "label_smoothing belongs to cdpo, exo_pair, robust; choose one or leave it out"),
+        (["loss=exo_pair"], "exo_pair needs label_smoothing above 0"),
+        (["margin=0.3"], "margin belongs to simpo"),
+        (["loss={sigmoid: 1, ipo: 1}", "margin=0.3"], "margin belongs to simpo"),
+        (["desirable=2"], "desirable belongs to kto"),
+        (["loss=simpo", "undesirable=2"], "undesirable belongs to kto"),
+        (["loss={kto: 1, sigmoid: 1}"], "kto scores single answers"),
+        (["loss=kto", "nll=0.1"], "kto scores single answers"),
+        (["loss=kto", "picture={kind: crop}"], "kto scores single answers"),
+        (["picture={kind: noise}", "reference.kind=precomputed"], "use reference.kind: copy"),
+        (["reference={kind: adapters_off, model: m}"], "leave reference.model out, or choose copy"),
+        (["reference.store=a.sqlite"], "reference.store belongs to reference.kind: precomputed"),
+        (["reference={kind: copy, store: a.sqlite}"], "reference.store belongs to reference.kind: precomputed"),
+        (["reference.kind=adapters_off"], "adapters_off needs adapters; choose copy or precomputed"),
+        (["picture={kind: noise}"], "set reference.kind: copy"),
+    ],
+)
+def test_preference_options_that_make_no_sense_together(overrides: list[str], words: str) -> None:
+    assert words in refused(DPO, *(f"objective.{override}" for override in overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["picture={kind: noise}", "reference={model: other}"],
+        ["picture={kind: noise}", "reference={kind: auto, model: other}"],
+        ["picture={kind: noise}", "reference={kind: precomputed}"],
+    ],
+)
+def test_noise_needs_a_reference_at_hand_beside_adapters_too(overrides: list[str]) -> None:
+    """auto with another model as the reference means precomputed, which own words cannot be."""
+    assert "reference.kind: copy" in refused(DPO, LORA, *(f"objective.{override}" for override in overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("loss=dpo", "objective.loss"),
+        ("loss={sigmoyd: 1}", "objective.loss"),
+        ("loss={sigmoid: -1}", "objective.loss"),
+        ("beta=0", "objective.beta: "),
+        ("label_smoothing=0.5", "objective.label_smoothing: "),
+        ("margin=-1", "objective.margin: "),
+        ("desirable=0", "objective.desirable: "),
+        ("nll=-0.1", "objective.nll: "),
+        ("dense={gamma: 0}", "objective.dense.gamma: "),
+        ("dense={corrected: dif}", "objective.dense.corrected: "),
+        ("dense={min_match: 0}", "objective.dense.min_match: "),
+        ("picture={kind: blur}", "objective.picture.kind is one of "),
+        ("picture={scale: [0.1, 0.2]}", "objective.picture.kind is missing"),
+        ("picture={kind: crop, step: 3}", "unknown key objective.picture.step; known here: kind, scale"),
+        ("picture={kind: noise, scale: [0.1, 0.2]}", "unknown key objective.picture.scale; known here: kind, step"),
+        ("picture={kind: noise, step: 1000}", "objective.picture.step: "),
+        ("picture={kind: noise, weight: 1.5}", "objective.picture.weight: "),
+        ("picture={kind: crop, wieght: 1}", "unknown key objective.picture.wieght; did you mean weight?"),
+        ("reference.kind=none", "objective.reference.kind: "),
+        ("referense.kind=copy", "unknown key objective.referense; did you mean reference?"),
+    ],
+)
+def test_wrong_preference_values(override: str, words: str) -> None:
+    assert words in refused(DPO, f"objective.{override}")
+
+
+@pytest.mark.parametrize("scale", ["[0.3, 0.1]", "[0.0, 0.2]", "[-0.1, 0.2]", "[0.5, 1.5]"])
+def test_a_crop_keeps_a_share_of_the_area(scale: str) -> None:
+    """Above 0, at most 1, the smaller first."""
+    assert "objective.picture.scale" in refused(DPO, f"objective.picture={{kind: crop, scale: {scale}}}")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["loss=cdpo", "label_smoothing=0.1"],
+        ["loss=exo_pair", "label_smoothing=0.001"],
+        ["loss={sigmoid: 0.8, bco_pair: 0.2, nll: 1.0}"],
+        ["loss={sigmoid: 0.5, simpo: 0.5}", "margin=0.3"],
+        ["loss=simpo", "margin=0.0"],
+        ["loss=kto", "desirable=1.5", "undesirable=0.5"],
+        ["loss=orpo", "beta=0.2"],
+        ["loss=nll"],
+        ["nll=0.1", "dense={}"],
+        ["dense={gamma: 1.1, normalize: false, corrected: spans}", "loss=ipo"],
+        ["picture={kind: crop}"],
+        ["picture={kind: crop, anchor: null, scale: [0.2, 0.4], weight: 2}", "reference.kind=precomputed"],
+        ["picture={kind: noise}", "reference.kind=copy"],
+        ["picture={kind: noise, step: 0, weight: 0.3}", "reference={kind: copy, model: m}"],
+        ["reference={kind: precomputed, store: a.sqlite, model: m}"],
+        ["reference={model: m}"],
+    ],
+)
+def test_preference_options_that_do(overrides: list[str]) -> None:
+    assert parse(DPO, *(f"objective.{override}" for override in overrides)).objective.kind == "dpo"
+
+
+def test_reference_beside_adapters() -> None:
+    parse(DPO, LORA, "objective.reference.kind=adapters_off")
+    parse(DPO, LORA, "objective.picture={kind: noise}")
+    parse(DPO, LORA, "objective.picture={kind: noise}", "objective.reference={kind: copy, model: other}")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["loss=ipo"], ["loss={sigmoid: 0.8, nll: 1.0}", "nll=0.5"], ["picture={kind: crop}"], ["loss=kto", "desirable=2"]],
+)
+def test_a_preference_recipe_reads_back_what_it_writes(overrides: list[str]) -> None:
+    """Every field is written, also those that belong to another loss."""
+    recipe = parse(DPO, *(f"objective.{override}" for override in overrides))
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_losses_with_their_weights() -> None:
+    def losses(*overrides: str) -> dict[str, float]:
+        return parse(DPO, *(f"objective.{override}" for override in overrides)).objective.losses
+
+    assert losses() == {"sigmoid": 1.0}
+    assert losses("loss=ipo", "nll=0.1") == {"ipo": 1.0, "nll": 0.1}
+    assert losses("loss={sigmoid: 0.8, nll: 1.0}", "nll=0.5") == {"sigmoid": 0.8, "nll": 1.5}
+
+
+def test_which_losses_need_a_reference() -> None:
+    def needs(*overrides: str) -> bool:
+        return parse(DPO, *(f"objective.{override}" for override in overrides)).objective.needs_reference
+
+    assert needs()
+    assert needs("loss=kto")
+    assert needs("loss={simpo: 1, ipo: 1}")
+    assert needs("loss=orpo", "picture={kind: crop}")
+    assert not needs("loss=simpo")
+    assert not needs("loss={orpo: 1, nll: 1}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["adapters.r=0"], "adapters.r: "),
+        (["adapters.alpha=0"], "adapters.alpha: "),
+        (["adapters.dropout=1"], "adapters.dropout: "),
+        (["adapters.method=qlora"], "adapters.method: "),
+        (["adapters.init=zeros"], "adapters.init: "),
+        (["adapters.on=[]"], "adapters.on: "),
+        (["adapters.on=[decoder]"], "adapters.on"),
+        (["adapters.rank=8"], "unknown key adapters.rank"),
+        ([LORA, "freeze.vision=true"], "leave freeze out, and choose parts by adapters.on"),
+        ([LORA, "freeze.decoder_layers=2"], "leave freeze out"),
+        ([LORA, "freeze.embeddings=true"], "leave freeze out"),
+        ([LORA, "optim.lr={connector: 1e-4}"], "decoder has learning rate 0 but is not frozen"),
+        (["freeze.decoder_layers=-1"], "freeze.decoder_layers: "),
+        (["cache.features=true"], "set freeze.vision: true"),
+        (["cache.features=true", "freeze.decoder=true"], "set freeze.vision: true"),
+        (["cache.features=true", "adapters.on=[text, vision]"], "leave vision out of adapters.on"),
+        (["cache.max_gb=0"], "cache.max_gb: "),
+        (
+            [DPO, "objective.reference={kind: copy, model: m}", "cache.features=true", "freeze.vision=true"],
+            "leave cache.features out",
+        ),
+    ],
+)
+def test_adapters_freezing_and_caches_refused(overrides: list[str], words: str) -> None:
+    assert words in refused(*overrides)
+
+
+def test_adapters_freezing_and_caches() -> None:
+    """What trains: the parts with adapters, or what is not frozen."""
+
+    def trains(*overrides: str) -> list[str]:
+        recipe = parse(*overrides)
+        return [part for part in COMPONENTS if recipe.trains(part)]
+
+    assert trains() == [*COMPONENTS]
+    assert trains(LORA) == ["decoder"]
+    assert trains("adapters={on: [connector, vision], method: dora, r: 64, alpha: 128}") == ["vision", "connector"]
+    assert trains("freeze={vision: true, embeddings: true, decoder_layers: 3}") == ["connector", "decoder"]
+    assert trains(LORA, "cache.features=true", "optim.lr={decoder: 1e-4}") == ["decoder"]
+    assert trains("cache={features: true, dir: /tmp/c, max_gb: 1.5}", "freeze.vision=true") == ["connector", "decoder"]
+    assert trains(LORA, DPO, "objective.reference={kind: adapters_off}", "cache.features=true") == ["decoder"]
+    assert parse().adapters is None
+
+
 # --- overrides -------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +439,32 @@ def test_no_differences() -> None:
     ]  # fmt: skip
     assert differences(dumped(), dumped()) == []
     assert differences(dumped(), dumped(*free)) == []
+
+
+def test_where_things_are_kept_is_free() -> None:
+    """Features and kept log-probs say the same wherever they are, and whether or not there are any."""
+    frozen = [DPO, "freeze.vision=true", "objective.reference.kind=precomputed"]
+    free = ["cache={dir: /tmp/a, features: true, max_gb: 3}", "objective.reference.store=/tmp/a.sqlite"]
+    assert differences(dumped(*frozen), dumped(*frozen, *free)) == []
+    assert differences(dumped(*frozen, *free), dumped(*frozen)) == []
+    other = dumped(*frozen, "objective.reference={kind: precomputed, model: m, store: a.sqlite}")
+    assert differences(dumped(*frozen), other) == ["objective.reference.model: None -> m"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        ([DPO, "objective.beta=0.2"], ["objective.beta: 0.1 -> 0.2"]),
+        ([DPO, "objective.loss=ipo"], ["objective.loss: sigmoid -> ipo"]),
+        ([DPO, "objective.dense.gamma=2"], ["objective.dense.gamma: None -> 2.0"]),
+        ([DPO, "objective.picture={kind: crop}"], ["objective.picture.kind: None -> crop"]),
+        ([DPO, "adapters.r=4"], ["adapters.r: None -> 4"]),
+        ([DPO, "freeze.decoder_layers=2"], ["freeze.decoder_layers: 0 -> 2"]),
+    ],
+)
+def test_differences_of_preferences(overrides: list[str], lines: list[str]) -> None:
+    found = differences(dumped(DPO), dumped(*overrides))
+    assert set(lines) <= set(found)
 
 
 @pytest.mark.parametrize(

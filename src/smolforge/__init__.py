@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from smolforge.recipe import ImagesSection, Recipe
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "describe", "generate", "load", "score", "train"]
+__all__ = ["UserError", "describe", "evaluate", "generate", "load", "score", "train"]
 
 
 def load(
@@ -106,6 +106,45 @@ def score(model: Loaded | str, data: str, *, split: str = "train", prompt: str |
 
     source = open_source(DataSection(source=data, split=split, prompt=prompt))
     return score_(load(model) if isinstance(model, str) else model, source)
+
+
+def evaluate(
+    model: Loaded | str,
+    data: str | Sequence[str],
+    *,
+    split: str = "train",
+    reference: Loaded | str | None = None,
+    limit: int | None = None,
+    dtype: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """How often a model prefers the chosen answer of preference pairs.
+
+    Args:
+        data: files, folders, source names or Hub names of pairs.
+        reference: what implicit rewards are measured against; the base model of adapters when left out.
+        limit: most pairs of each source.
+
+    Returns:
+        {"preference": {source: {"pairs", "sum", "token", "reward"}}, each measure with accuracy, 95 % bootstrap interval
+        (low, high) and ties, or None without a reference; "comparisons": every pair's log-probs; "notes": what was left out}.
+
+    Raises:
+        UserError: a model or the data cannot be opened, or no pair can be used.
+    """
+    from smolforge.evals.preference import preference
+    from smolforge.objectives.comparison import by_source
+    from smolforge.recipe import DataSection
+
+    loaded = load(model, dtype=dtype, device=device) if isinstance(model, str) else model
+    other = load(reference, dtype=dtype, device=device) if isinstance(reference, str) else reference
+    sections = [DataSection(source=name, split=split) for name in ([data] if isinstance(data, str) else data)]
+    result = preference(loaded, sections, reference=other, limit=limit)
+    return {
+        "preference": by_source(result.comparisons),
+        "comparisons": [vars(one) for one in result.comparisons],
+        "notes": result.notes + result.tally.lines(),
+    }
 
 
 def train(recipe: Recipe | str | Path, *overrides: str) -> Path:

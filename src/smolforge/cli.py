@@ -44,11 +44,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def quickstart(options: argparse.Namespace) -> int:
-    print("a tiny SmolVLM learns to describe drawn scenes; loading PyTorch", file=sys.stderr)
+    print("a tiny SmolVLM learns to describe drawn scenes, then to prefer true captions; loading PyTorch", file=sys.stderr)
     from smolforge.quickstart import quickstart
     from smolforge.report import write_report
 
-    metrics = quickstart(options.dir, steps=options.steps)
+    metrics = quickstart(options.dir, steps=options.steps, dpo_steps=options.dpo_steps)
     page = write_report(options.dir)
     for stage, scores in metrics.items():
         words = ", ".join(f"{name} {scores[name]:.1%}" for name in ("exact", "recall", "hallucination"))
@@ -109,6 +109,27 @@ def score(options: argparse.Namespace) -> int:
     return int(failed == total > 0)
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    from smolforge.files import write_whole
+
+    if options.out and options.out.parent != Path() and not options.out.parent.is_dir():
+        raise UserError("no such folder", where=options.out.parent, mend="make it first")
+    import smolforge
+    from smolforge.objectives.comparison import lines
+
+    result = smolforge.evaluate(
+        options.model, options.data, split=options.split, reference=options.reference, limit=options.limit,
+        dtype=options.dtype, device=options.device,
+    )  # fmt: skip
+    for note in result["notes"]:
+        print(f"smolforge: {note}", file=sys.stderr)
+    for line in lines(result["preference"]):
+        print(line)
+    if options.out:
+        write_whole(options.out, json.dumps(result, indent=1) + "\n")
+    return 0
+
+
 def describe(options: argparse.Namespace) -> int:
     import smolforge
 
@@ -162,9 +183,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smolforge {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    verb = _verb(verbs, quickstart, "train a tiny SmolVLM on drawn scenes and show before against after", "smolforge quickstart")
+    verb = _verb(
+        verbs, quickstart, "train and align a tiny SmolVLM on drawn scenes, and show before, SFT and DPO", "smolforge quickstart"
+    )
     verb.add_argument("--dir", type=Path, default=Path("runs/quickstart"), help="folder of the run (default: %(default)s)")
-    verb.add_argument("--steps", type=_positive, default=300, help="optimiser steps (default: %(default)s)")
+    verb.add_argument("--steps", type=_positive, default=150, help="steps of supervised training (default: %(default)s)")
+    verb.add_argument("--dpo-steps", type=_positive, default=100, help="steps of preference training (default: %(default)s)")
 
     verb = _verb(
         verbs, train, "run a recipe, or go on with it",
@@ -201,6 +225,24 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", default="train", help="split and slice, such as test[:100]")
     verb.add_argument("--prompt", help="instruction for rows that bring none")
     verb.add_argument("--out", type=Path, help="write here instead of to the screen")
+
+    verb = _verb(
+        verbs, evaluate, "measure a model: how often it prefers the chosen answer of a pair",
+        "smolforge evaluate runs/dpo --task preference --data held_out.jsonl",
+        "smolforge evaluate runs/sft --task preference --data pairs.jsonl --reference HuggingFaceTB/SmolVLM-256M-Instruct",
+        "smolforge evaluate runs/dpo --task preference --data scene_pairs --split test[:200] --out results.json",
+    )  # fmt: skip
+    _model_options(verb)
+    verb.add_argument("--task", choices=("preference",), required=True, help="preference: pairs of chosen and rejected answers")
+    verb.add_argument(
+        "--data", action="append", required=True, metavar="PAIRS", help="file, folder, source or Hub name; again for more"
+    )
+    verb.add_argument("--split", default="train", help="split and slice, such as test[:100] (default: %(default)s)")
+    verb.add_argument(
+        "--reference", metavar="MODEL", help="what implicit rewards are measured against (default: the base of adapters)"
+    )
+    verb.add_argument("--limit", type=_positive, help="most pairs of each source")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write the table and every pair's log-probs as JSON")
 
     verb = _verb(
         verbs, describe, "components, parameters, tokens; downloads no weights",

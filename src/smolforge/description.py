@@ -10,6 +10,8 @@ import torch
 from smolforge.data.processor import VISION_TYPES, load_renderer
 from smolforge.data.tokenizer import BASE_TOKENS, FAMILY_TOKENS
 from smolforge.hub import local_folder
+from smolforge.loading import base_folder
+from smolforge.model.adapters import is_adapter, load_adapters
 from smolforge.model.build import CLASSES, count_parameters, read_config, shape_config
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.presets import PRESETS
@@ -56,7 +58,7 @@ def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
     """Describe a folder, a .gguf file, a Hub name or a preset.
 
     Args:
-        freeze: what a recipe freezes; everything trains when left out.
+        freeze: what a recipe freezes; everything trains when left out. Of adapters, only they train.
 
     Raises:
         ModelError: not a model of the family.
@@ -66,13 +68,17 @@ def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
         config, special = shape_config(shape), _preset_tokens(shape.vocab)
     else:
         folder = local_folder(name, files=("*.json", "*.txt", "*.jinja"))
-        tokenizer = load_renderer(folder).tokenizer
-        config = read_config(folder)
+        whole = base_folder(folder)
+        tokenizer = load_renderer(whole).tokenizer
+        config = read_config(whole)
         ids = {token: tokenizer.token_to_id(token) for token in SHOWN_TOKENS}
         special = {token: number for token, number in ids.items() if number is not None}
     with torch.device("meta"):
         model = CLASSES[config.model_type][1](config)
-    apply_freeze(model, freeze or FreezeSection())
+        if shape is None and is_adapter(folder):
+            model = load_adapters(model, folder, trainable=True, weights=False).base_model.model
+        else:
+            apply_freeze(model, freeze or FreezeSection())
     vision = config.model_type in VISION_TYPES
     text = config.text_config if vision else config
     side = config.vision_config.image_size // config.vision_config.patch_size if vision else 0

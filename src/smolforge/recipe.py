@@ -212,7 +212,7 @@ class PreferenceSection(Section):
         if "exo_pair" in names and not self.label_smoothing:
             raise ValueError("exo_pair needs label_smoothing above 0")
         for field, loss in (("margin", "simpo"), ("desirable", "kto"), ("undesirable", "kto")):
-            if field in self.model_fields_set and loss not in names:
+            if getattr(self, field) != type(self).model_fields[field].default and loss not in names:
                 raise ValueError(f"{field} belongs to {loss}; choose that loss or leave it out")
         if "kto" in names and (len(names) > 1 or self.picture):
             raise ValueError("kto scores single answers and cannot be added to losses of pairs")
@@ -391,7 +391,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not file.is_file():
         raise RecipeError("no such recipe", where=file, mend="check the path; recipes/ holds examples")
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = _read_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"not valid YAML ({error})", where=file, mend="mend the line it names") from error
     return parse_recipe(tree, overrides, where=str(file))
@@ -436,12 +436,25 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's truth values: `on`, `off`, `yes` and `no` are words, as in `adapters: {on: [text]}`."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        letter: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:bool" or letter in "tTfF"]
+        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, sign, text = override.partition("=")
     if not sign or not key:
         raise RecipeError("an override reads key=value", where=override, mend="for example run.steps=100")
     try:
-        value = yaml.safe_load(text)
+        value = _read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError("the value is not valid YAML", where=override, mend="quote it") from error
     *path, last = key.split(".")

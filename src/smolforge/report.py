@@ -49,9 +49,10 @@ def write_report(folder: Path) -> Path:
     sections = [
         _head(folder, recipe, summary),
         _scores(scores),
+        _preferences(summary),
         _losses(summary),
         _curve(log, recipe["run"]["steps"] or max((e["step"] for e in log), default=1)),
-        _samples(folder / "samples"),
+        _samples(folder),
         _cost(log, summary),
         _notes(summary),
         _settings(folder, summary),
@@ -87,53 +88,131 @@ def _scores(scores: dict[str, Any]) -> str:
     return f"<h2>Scores on held-out examples</h2><div class=wide><table><tr><th>{head}{rows}</table></div>"
 
 
+MEASURES = {"sum": "by summed log-prob", "token": "by log-prob a token", "reward": "by implicit reward"}
+
+
+def _preferences(summary: dict[str, Any]) -> str:
+    """How often chosen is preferred, by source and measure, with intervals and ties."""
+    tables = summary.get("preferences")
+    if not tables:
+        return ""
+    rows = []
+    for source, after in tables["after"].items():
+        before = tables["before"].get(source, {})
+        for measure, words in MEASURES.items():
+            cells = "".join(f"<td>{_share(table.get(measure))}" for table in (before, after))
+            rows.append(f"<tr><td>{_esc(source)}, {words}{cells}<td>{after['pairs']}")
+    return (
+        f"<h2>Chosen preferred to rejected, on {_esc(summary['measured_on'])}</h2><div class=wide><table><tr><th><th>before"
+        f"<th>after<th>pairs{''.join(rows)}</table></div><p class=dim>Share of pairs, 95 % bootstrap interval. The implicit "
+        "reward asks only whether the chosen answer gained more than the rejected one, and so flatters: the model may still "
+        "say the rejected one.</p>"
+    )
+
+
+def _share(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    if score["ties"] == 1:
+        return "all ties"
+    ties = f", ties {score['ties']:.1%}" if score["ties"] else ""
+    return f"{score['accuracy']:.1%} <span class=dim>[{score['low']:.1%}, {score['high']:.1%}]{ties}</span>"
+
+
+# What the names of a run's metrics mean, and whether lower or higher is better.
+ABOUT = {
+    "loss": ("the objective", "lower"),
+    "rewards/chosen": ("beta times the chosen answer's gain over the reference, nats", "higher"),
+    "rewards/rejected": ("the same of the rejected answer", "lower"),
+    "rewards/margins": ("chosen minus rejected", "higher"),
+    "rewards/spoilt": ("the same of the answer under a spoilt picture", "lower"),
+    "logps/chosen": ("log-prob of the chosen answers, nats; falling hard means the model forgets how to say them", "higher"),
+    "logps/rejected": ("log-prob of the rejected answers", ""),
+    "drift/chosen": ("log-prob of chosen against the reference, nats a token", "higher"),
+    "drift/rejected": ("the same of rejected", ""),
+    "kl": ("distance from the reference on the data's answers, nats a token (k3 estimate)", ""),
+    "length/chosen": ("tokens of the chosen answers", ""),
+    "length/rejected": ("tokens of the rejected answers", ""),
+    "answer tokens": ("mean length of the model's own sample answers", ""),
+}
+
+
 def _losses(summary: dict[str, Any]) -> str:
     if not summary:
         return ""
     before, after = summary["before"], summary["after"]
-    rows = "".join(f"<tr><td>{_esc(k)}<td>{before[k]:.4f}<td>{after[k]:.4f}<td>{_change(before[k], after[k])}" for k in after)
+    names = [name for name in after if not name.startswith(("accuracy/", "ties/"))]
+    rows = "".join(_metric_row(name, before.get(name), after[name]) for name in names)
     return (
         f"<h2>Before against after, on {_esc(summary['measured_on'])}</h2><div class=wide><table><tr><th><th>before<th>after<th>"
-        f"change{rows}</table></div><p class=dim>loss: nats a token of the answers</p>"
+        f"change<th>{rows}</table></div>"
     )
 
 
-def _change(before: float, after: float) -> str:
-    kind = "good" if after < before else "bad"
-    return f"<span class={kind}>{after - before:+.4f}</span>"
+def _metric_row(name: str, before: float | None, after: float) -> str:
+    words, better = ABOUT.get(name, ("", ""))
+    if name == "loss" and before is not None and len(words):
+        words = "the objective; for supervised runs nats a token of the answers"
+    was = "–" if before is None else f"{before:.4f}"
+    return f"<tr><td>{_esc(name)}<td>{was}<td>{after:.4f}<td>{_change(before, after, better)}<td class=dim>{_esc(words)}"
+
+
+def _change(before: float | None, after: float, better: str) -> str:
+    if before is None or before == after:
+        return ""
+    kind = "" if not better else "good" if (after < before) == (better == "lower") else "bad"
+    return f"<span class='{kind}'>{after - before:+.4f}</span>"
 
 
 def _curve(log: list[dict[str, Any]], steps: int) -> str:
-    train = [(e["step"], e["loss"]) for e in log if e["kind"] == "train"]
-    held = [(e["step"], e["loss"]) for e in log if e["kind"] == "eval"]
-    if not train:
+    """Loss by step; of preference runs the rewards too."""
+
+    def points(kind: str, name: str) -> list[tuple[int, float]]:
+        return [(entry["step"], entry[name]) for entry in log if entry["kind"] == kind and name in entry]
+
+    charts = _chart("Loss", {"training, each step": points("train", "loss")}, {"held-out": points("eval", "loss")}, steps)
+    rewards = {kind: points("train", f"rewards/{kind}") for kind in ("chosen", "rejected")}
+    return charts + _chart("Rewards", rewards, {}, steps)
+
+
+def _chart(title: str, lines: dict[str, list[tuple[int, float]]], dotted: dict[str, list[tuple[int, float]]], steps: int) -> str:
+    """Curves by step as SVG: `lines` drawn through, `dotted` with a mark a point."""
+    values = [y for curve in (*lines.values(), *dotted.values()) for _, y in curve]
+    if not any(lines.values()):
         return ""
-    width, height, left, bottom, top = 640, 260, 46, 28, 12
-    highest = max(y for _, y in train + held) or 1.0
+    width, height, left, bottom, top = 640, 260, 54, 28, 12
+    lowest, highest = min(0.0, *values), max(0.0, *values)
+    span = highest - lowest or 1.0
 
-    def at(point: tuple[int, float]) -> str:
+    def at(point: tuple[float, float]) -> tuple[float, float]:
         x = left + point[0] / steps * (width - left - 12)
-        return f"{x:.1f},{top + (1 - point[1] / highest) * (height - top - bottom):.1f}"
+        return x, top + (highest - point[1]) / span * (height - top - bottom)
 
-    ticks = [highest * n / 4 for n in range(5)]
-    grid = "".join(
-        f'<line x1="{left}" x2="{width - 12}" y1="{at((0, t)).split(",")[1]}" y2="{at((0, t)).split(",")[1]}" '
-        f'stroke="var(--line)"/><text x="{left - 6}" y="{at((0, t)).split(",")[1]}" text-anchor="end" dy="4">{t:.2f}</text>'
-        for t in ticks
-    )
-    marks = "".join(
-        f'<text x="{at((s, 0)).split(",")[0]}" y="{height - 8}" text-anchor="middle">{s}</text>'
-        for s in (round(steps * n / 4) for n in range(5))
-    )
-    dots = "".join(f'<circle cx="{at(p).split(",")[0]}" cy="{at(p).split(",")[1]}" r="4" fill="var(--eval)"/>' for p in held)
-    line = " ".join(at(p) for p in _thin(train))
-    dashes = " ".join(at(p) for p in held)
+    def path(curve: list[tuple[int, float]]) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, curve))
+
+    drawn = ""
+    for n in range(5):
+        tick = lowest + span * n / 4
+        y = at((0, tick))[1]
+        drawn += f'<line x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
+        drawn += f'<text x="{left - 6}" y="{y:.1f}" text-anchor="end" dy="4">{tick:.2f}</text>'
+        x = at((round(steps * n / 4), 0))[0]
+        drawn += f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{round(steps * n / 4)}</text>'
+    legend = []
+    colours = iter(("var(--train)", "var(--eval)"))
+    for name, curve in lines.items():
+        colour = next(colours)
+        drawn += f'<polyline points="{path(_thin(curve))}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+        legend.append(f'<span style="color:{colour}">━</span> {_esc(name)}')
+    for name, curve in dotted.items():
+        colour = next(colours)
+        drawn += f'<polyline points="{path(curve)}" fill="none" stroke="{colour}" stroke-width="1.2" stroke-dasharray="4 4"/>'
+        drawn += "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>' for x, y in map(at, curve))
+        legend.append(f'<span style="color:{colour}">●</span> {_esc(name)}')
     return (
-        f'<h2>Loss</h2><svg viewBox="0 0 {width} {height}" role="img" aria-label="loss by step">{grid}{marks}'
-        f'<polyline points="{line}" fill="none" stroke="var(--train)" stroke-width="1.6"/>'
-        f'<polyline points="{dashes}" fill="none" stroke="var(--eval)" stroke-width="1.2" stroke-dasharray="4 4"/>{dots}</svg>'
-        '<p class=dim><span style="color:var(--train)">━</span> training, each step · '
-        '<span style="color:var(--eval)">●</span> held-out</p>'
+        f'<h2>{title}</h2><svg viewBox="0 0 {width} {height}" role="img" aria-label="{title.lower()} by step">{drawn}</svg>'
+        f"<p class=dim>{' · '.join(legend)}</p>"
     )
 
 
@@ -145,21 +224,28 @@ def _thin(points: list[tuple[int, float]], most: int = 600) -> list[tuple[int, f
 
 
 def _samples(folder: Path) -> str:
-    before, after = ({line["id"]: line for line in _lines(folder / f"{when}.jsonl")} for when in ("before", "after"))
-    if not before and not after:
+    """Answers to the same prompts at each stage: a run's before and after, or what `stages.json` lists (stage -> file)."""
+    stages = _json(folder / "stages.json") or {when: f"samples/{when}.jsonl" for when in ("before", "after")}
+    answers = {stage: lines for stage, file in stages.items() if (lines := _lines(folder / file))}
+    if not answers:
         return ""
-    return f"<h2>Answers</h2><div class=cards>{''.join(_card(folder, key, before, after) for key in (after or before))}</div>"
+    cards = zip(*answers.values())
+    return (
+        f"<h2>Answers</h2><div class=cards>{''.join(_card(folder / 'samples', dict(zip(answers, card))) for card in cards)}</div>"
+    )
 
 
-def _card(folder: Path, key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
-    sample = after.get(key) or before[key]
+def _card(folder: Path, samples: dict[str, dict[str, Any]]) -> str:
+    """One prompt: its pictures, and each stage's answer."""
+    sample = [*samples.values()][-1]
     pictures = "".join(_picture(folder / name) for name in sample["pictures"])
     facts = [("asked", sample["prompt"], "")]
-    for when, lines in (("before", before), ("after", after)):
-        if key in lines:
-            answer = lines[key]["answer"]
-            facts.append((when, answer or "(nothing)", "good" if answer in sample["references"] else ""))
-    facts.append(("expected", " / ".join(sample["references"]), ""))
+    right = [text for text, kind in zip(sample["references"], sample["kinds"]) if kind != "rejected"]
+    for stage, one in samples.items():
+        facts.append((stage, one["answer"] or "(nothing)", "good" if one["answer"] in right else ""))
+    facts.append(("expected", " / ".join(right), ""))
+    wrong = [text for text, kind in zip(sample["references"], sample["kinds"]) if kind == "rejected"]
+    facts += [("rejected", " / ".join(wrong), "bad")] if wrong else []
     listed = "".join(f"<dt>{name}<dd class='{kind}'>{_esc(text)}" for name, text, kind in facts)
     return f"<div class=card>{pictures}<dl>{listed}</dl></div>"
 

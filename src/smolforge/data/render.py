@@ -248,6 +248,10 @@ class Renderer:
         return max(over_context, over_row)
 
     def _check(self, record: Record) -> None:
+        if not record.media and any(response.distortion for response in record.responses):
+            raise DataError(
+                "no picture to spoil", where=record.name, mend="use rows with pictures, or leave objective.picture out"
+            )
         texts = ["".join(map(_text_or_break, message.content)) for message in record.messages]
         trained = [_text_of(message, record.name) for message in record.messages if message.train]
         trained += [response.text for response in record.responses]
@@ -268,10 +272,6 @@ class Renderer:
             if record.media:
                 raise DataError("a picture for a text-only model", where=record.name, mend="use a SmolVLM checkpoint")
             return ImageSpec(tile=1, longest_edge=1)
-        if not record.media and any(response.distortion for response in record.responses):
-            raise DataError(
-                "no picture to spoil", where=record.name, mend="use rows with pictures, or leave objective.picture out"
-            )
         return self.images
 
     @cached_property

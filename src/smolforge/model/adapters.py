@@ -45,7 +45,8 @@ def add_adapters(model: Any, section: LoraSection, *, base: Path | str, seed: in
         init_lora_weights=True if section.init == "default" else "gaussian",
         target_modules=names,
     )
-    handle = get_peft_model(model, config, autocast_adapter_dtype=False)  # float32 masters are the optimiser's
+    with quiet():
+        handle = get_peft_model(model, config, autocast_adapter_dtype=False)  # float32 masters are the optimiser's
     handle.peft_config["default"].base_model_name_or_path = str(base)
     return handle
 
@@ -114,19 +115,26 @@ def base_of(folder: Path) -> str:
     return name
 
 
-def load_adapters(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+def load_adapters(model: Any, folder: Path, *, trainable: bool = False, weights: bool = True) -> Any:
     """Put saved adapters beside a model's weights; returns PEFT's handle.
+
+    Args:
+        weights: False makes adapters of the same shape without reading their weights.
 
     Raises:
         ModelError: they do not fit the model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("missing file", where=folder / "adapter_model.safetensors", mend="this is not a complete adapter folder")
     try:
         with quiet():
+            if not weights:
+                config = PeftConfig.from_pretrained(str(folder))
+                config.inference_mode = not trainable
+                return get_peft_model(model, config)
             return PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=False)
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -182,14 +183,16 @@ def _load_gguf(file: Path) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and advice; errors still raise."""
+    """Without transformers' and PEFT's progress bars, advice and announcements of what will change; errors still raise."""
     from transformers.utils import logging as hf
 
     level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
     hf.set_verbosity(logging.CRITICAL)
     hf.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         hf.set_verbosity(level)
         if bars:

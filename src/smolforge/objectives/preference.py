@@ -72,7 +72,8 @@ def use(record: Record, *, section: PreferenceSection) -> Record:
         for missing in ("rejected", "chosen"):
             if missing not in kinds:
                 raise DataError(f"a pair without {missing}", where=record.name, mend=f"add a {missing} answer, or remove the row")
-        if all(a.text == b.text for a in record.responses for b in record.responses):
+        texts = ({r.text for r in record.responses if r.kind == kind} for kind in ("chosen", "rejected"))
+        if set.intersection(*texts):
             raise DataError("chosen and rejected are identical", where=record.name, mend="remove the row")
     if section.picture is None:
         return record

@@ -97,7 +97,8 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     if runtime.is_main:
         tell_preferences(run, "before", measured.comparisons, tracking)
         if recipe.eval.samples:
-            write_samples(run.folder / "samples", "before", run.model, run.eval_stream, recipe.eval)
+            lines = write_samples(run.folder / "samples", "before", run.model, run.eval_stream, recipe.eval)
+            state.before |= mean_answer(lines)
 
 
 def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
@@ -128,6 +129,11 @@ def tell_preferences(run: Setup, when: str, comparisons: list[Comparison], track
     for line in preference_lines(table):
         tracking.say(f"{when}: {line}")
     return table
+
+
+def mean_answer(samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean length of the model's own answers, in tokens: preference training tends to change it."""
+    return {"answer tokens": sum(line["tokens"] for line in samples) / len(samples)} if samples else {}
 
 
 def over_all(objective: Objective, step: Step, runtime: Runtime) -> tuple[Counts, float, float]:
@@ -261,7 +267,8 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
     if runtime.is_main:
         if recipe.eval.samples:
-            write_samples(run.folder / "samples", "after", run.model, run.eval_stream, recipe.eval)
+            lines = write_samples(run.folder / "samples", "after", run.model, run.eval_stream, recipe.eval)
+            after |= mean_answer(lines)
         save_model(run.folder / "model", run.model.saved, run.processor)
         preferences = {"before": by_source(read_comparisons(run.folder)), "after": by_source(comparisons)} if comparisons else {}
         tell_preferences(run, "after", comparisons, tracking)

@@ -112,8 +112,9 @@ def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, sec
             pictures.append(name)
         text = "\n".join(p for m in record.messages for p in m.content if not isinstance(p, Media))
         references = [response.text for response in record.responses]
-        lines.append({"id": record.name, "prompt": text, "pictures": pictures, "references": references, "answer": answer.text,
-            "tokens": answer.tokens})  # fmt: skip
+        kinds = [response.kind for response in record.responses]
+        line = {"id": record.name, "prompt": text, "pictures": pictures, "references": references, "kinds": kinds}
+        lines.append(line | {"answer": answer.text, "tokens": answer.tokens})
     content = "".join(json.dumps(line) + "\n" for line in lines)
     write_whole(folder / f"{when}.jsonl", content)
     return lines
