@@ -256,7 +256,8 @@ def test_crops_change_nothing_for_the_plain_pair() -> None:
     """The third rejected answer is compared with the second chosen one, the last, not with a copy of the first."""
     chosen = [("chosen", OURS), ("chosen", [11, 12, 13])]
     rejected = [("rejected", THEIRS), ("rejected", [11, 12, 14]), ("rejected", OURS)]
-    assert weights(example(*chosen, *rejected, *chosen, spoilt=2))[:5] == weights(example(*chosen, *rejected))
+    found = weights(example(*chosen, *rejected, *chosen, spoilt=2), normalize=False)
+    assert found[:5] == weights(example(*chosen, *rejected), normalize=False)
 
 
 def test_own_words_change_nothing_for_the_plain_pair() -> None:

@@ -601,10 +601,11 @@ def test_what_is_no_pair_is_dropped_and_counted(renderer: Renderer) -> None:
     assert all(line.startswith("s[") for line in step.tally.named)
 
 
-def test_one_of_several_may_be_identical(renderer: Renderer) -> None:
+def test_none_of_several_may_be_identical(renderer: Renderer) -> None:
     good = pair(CHOSEN, REJECTED)
     more = replace(good, responses=(*good.responses, Response(text=CHOSEN, kind="rejected")))
-    assert use(more, section=section()) == more
+    with pytest.raises(DataError, match="identical"):
+        use(more, section=section())
 
 
 def test_single_answers_are_fine_for_kto(renderer: Renderer) -> None:

@@ -98,11 +98,13 @@ class TreeModel(nn.Module):
     @property
     def feature_size(self) -> int:
         """Numbers that `see` gives of a tile."""
-        vision = self.vision.config
-        patches = (vision.image_size // vision.patch_size) ** 2
         if self.boundary == "connector":
-            return patches // self.connector.scale_factor**2 * self.decoder.config.hidden_size
-        return patches * vision.hidden_size
+            return self._patches // self.connector.scale_factor**2 * self.decoder.config.hidden_size
+        return self._patches * self.vision.config.hidden_size
+
+    @property
+    def _patches(self) -> int:
+        return (self.vision.config.image_size // self.vision.config.patch_size) ** 2
 
     # forward ---------------------------------------------------------------------------------------------------------
 
@@ -138,8 +140,10 @@ class TreeModel(nn.Module):
         if batch.features is None:
             return self.connector(self._look(batch.tiles))
         batch = self.see(batch)
-        assert batch.features is not None, "features without a frozen part they come from"
-        return batch.features if self.boundary == "connector" else self.connector(batch.features)
+        assert batch.features is not None
+        assert not len(batch.tiles), "features without a frozen part they come from"
+        through = batch.features.shape[1] == self._patches // self.connector.scale_factor**2  # connected already: S places a tile
+        return batch.features if through else self.connector(batch.features)
 
     def _look(self, tiles: torch.Tensor) -> torch.Tensor:
         """uint8 tiles (T, 3, P, P) through the tower, (T, S * shuffle^2, D_vision). A frozen tower runs without a graph."""

@@ -22,21 +22,35 @@ from smolforge.recipe import DenseSection
 def weigh(example: Example, section: DenseSection) -> Example:
     """The example with weights of 1 and gamma on its chosen and rejected answers' tokens, divided by N when normalised.
 
-    By diff the n-th chosen answer is compared with the n-th rejected one (the last, when one kind has fewer). Answers under
-    spoilt pictures are compared as the others.
+    By diff the n-th chosen answer is compared with the n-th rejected one (the last, when one kind has fewer). A chosen answer
+    under a spoilt picture weighs as the same one under its own; the model's own words there were corrected nowhere.
     """
-    nodes = list(example.nodes)
-    chosen, rejected = ([node for node, kind in example.responses if kind == wanted] for wanted in ("chosen", "rejected"))
-    for ours, others, first in ((chosen, rejected, True), (rejected, chosen, False)):
-        for number, index in enumerate(ours):
-            node = nodes[index]
-            corrected = node.corrected
-            if section.corrected == "diff" and others:
-                other = example.nodes[others[min(number, len(others) - 1)]]
-                a, b = (node, other) if first else (other, node)
-                corrected = differing(a.ids, b.ids, section)[0 if first else 1]
-            nodes[index] = _weighted(node, corrected, section)
+    plain: dict[str, list[int]] = {"chosen": [], "rejected": []}  # kind -> nodes
+    spoilt = [(node, kind) for number, (node, kind) in enumerate(example.responses) if number in example.distorted]
+    for number, (node, kind) in enumerate(example.responses):
+        if number not in example.distorted and kind in plain:
+            plain[kind].append(node)
+    marks = {node: example.nodes[node].corrected for node in (*plain["chosen"], *plain["rejected"])}
+    marks |= {node: None for node, kind in example.responses if kind == "other"}  # on the same scale
+    if section.corrected == "diff":
+        marks |= _by_diff(example, plain["chosen"], plain["rejected"], section)
+    for (node, kind), twin in zip(spoilt, plain["chosen"]):
+        marks[node] = marks[twin] if kind == "chosen" else None
+    nodes = (_weighted(node, marks[n], section) if n in marks else node for n, node in enumerate(example.nodes))
     return replace(example, nodes=tuple(nodes))
+
+
+def _by_diff(example: Example, chosen: list[int], rejected: list[int], section: DenseSection) -> dict[int, np.ndarray]:
+    """Which tokens differ, by node."""
+    if not chosen or not rejected:
+        return {}
+    marks: dict[int, np.ndarray] = {}
+    for number in range(max(len(chosen), len(rejected))):
+        c, r = chosen[min(number, len(chosen) - 1)], rejected[min(number, len(rejected) - 1)]
+        a, b = differing(example.nodes[c].ids, example.nodes[r].ids, section)
+        marks.setdefault(c, a)
+        marks.setdefault(r, b)
+    return marks
 
 
 def _weighted(node: Node, corrected: np.ndarray | None, section: DenseSection) -> Node:

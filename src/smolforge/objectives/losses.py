@@ -140,7 +140,7 @@ def discopop(p: Pairs, s: PreferenceSection) -> torch.Tensor:
     """DiscoPOP, Lu et al. 2024 (arXiv 2406.08414), eq. 5: logistic and exponential loss of x = beta D, mixed by s(x / tau)."""
     x = s.beta * p.delta
     share = torch.sigmoid(x / DISCOPOP_TAU)
-    return -logsigmoid(x) * (1 - share) + torch.exp(-x) * share
+    return -logsigmoid(x) * (1 - share) + torch.exp(logsigmoid(x / DISCOPOP_TAU) - x)  # share * exp(-x), which overflows apart
 
 
 PAIR_LOSSES: dict[str, Callable[[Pairs, PreferenceSection], torch.Tensor]] = {

@@ -80,6 +80,7 @@ def use(record: Record, *, section: PreferenceSection) -> Record:
     added = [
         Response(
             text=response.text,
+            spans=response.spans if isinstance(section.picture, CropSection) else (),
             kind="chosen" if isinstance(section.picture, CropSection) else "rejected",
             distortion=_distortion(section.picture),
         )

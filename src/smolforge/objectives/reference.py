@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,15 +112,21 @@ class ReferenceStore:
         """Kept log-probs by key, float32; absent keys are left out."""
         found = {}
         for key in keys:
-            row = self._db.execute("select value from log_probs where key = ?", (key,)).fetchone()
-            if row is not None:
-                found[key] = np.frombuffer(row[0], np.float32)
+            value = self._one("select value from log_probs where key = ?", key)
+            if value is not None:
+                found[key] = np.frombuffer(value, np.float32)
         return found
 
     def missing(self, keys: Sequence[str]) -> set[str]:
         """Keys that are not kept yet."""
-        have = self._db.execute
-        return {key for key in keys if have("select 1 from log_probs where key = ?", (key,)).fetchone() is None}
+        return {key for key in keys if self._one("select 1 from log_probs where key = ?", key) is None}
+
+    def _one(self, question: str, key: str) -> Any:
+        try:
+            row = self._db.execute(question, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise CheckpointError(f"cannot be read ({error})", where=self.file, mend="delete it: it is computed anew") from error
+        return None if row is None else row[0]
 
     def put(self, values: Mapping[str, np.ndarray]) -> None:
         """Keep log-probs, all or none of these.
