@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from smolforge.errors import RecipeError
@@ -145,6 +145,13 @@ class CropSection(Section):
     """Weight of this term."""
     anchor: float | None = 0.0
     """The chosen answer's reward should stay above this (delta); null leaves the anchor out."""
+
+    @field_validator("scale")
+    @classmethod
+    def _shares(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("a smaller and a larger share of the area, above 0 and up to 1")
+        return scale
 
 
 class NoiseSection(Section):
@@ -356,7 +363,8 @@ class Recipe(Section):
         reference = objective.reference
         if reference.kind == "adapters_off" and not self.adapters:
             raise ValueError("reference.kind adapters_off needs adapters; choose copy or precomputed")
-        if isinstance(objective.picture, NoiseSection) and not self.adapters and reference.kind == "auto":
+        at_hand = self.adapters and not reference.model
+        if isinstance(objective.picture, NoiseSection) and not at_hand and reference.kind == "auto":
             raise ValueError("noise needs a reference at hand while training; set reference.kind: copy")
         if reference.model and self.cache.features:
             raise ValueError("another reference model sees pictures with its own tower; leave cache.features out")

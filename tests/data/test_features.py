@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,12 +82,12 @@ def test_a_damaged_file_is_forgotten_and_made_anew(cache, damage):
 
 def test_what_was_unread_for_longest_goes_first(tmp_path):
     """Room for ten pictures; the first is read before each new one, so the others around it go."""
-    size = features(0).nbytes + 128  # .npy's header
+    size = features(0, tiles=100).nbytes
     cache = FeatureCache(folder=tmp_path / "features", max_bytes=10 * size, dtype=torch.float32)
     for number in range(40):
         if number:
             assert cache.get(key(0)) is not None, number
-        cache.put(key(number), features(number))
+        cache.put(key(number), features(number, tiles=100))
         for age, file in enumerate(sorted(cache.folder.glob("*/*.npy"), key=lambda f: f.stat().st_mtime_ns)):
             os.utime(file, (1000 + age, 1000 + age))  # coarse clocks: one second apart, in the same order
         assert cache.size() <= cache.max_bytes, number
@@ -296,9 +297,9 @@ def opened(recipe: Recipe, *, connector: bool = False):
 
 def test_the_folder_follows_the_weights_that_are_frozen(tiny, tmp_path):
     """Another decoder changes nothing; another tower does, and the connector where features come out of it."""
-    asked = recipe(tiny, tmp_path)
     from smolforge.training.fixed import open_features
 
+    asked = recipe(tiny, tmp_path)
     for boundary in ("vision", "connector"):
         model, cache = opened(asked, connector=boundary == "connector")
         assert cache is not None
@@ -343,7 +344,7 @@ def test_more_than_the_disk_has_is_refused_before_any_is_written(tiny, tmp_path,
     asked = recipe(tiny, tmp_path)
     model, cache = opened(asked)
     assert cache is not None
-    monkeypatch.setattr(fixed_module.shutil, "disk_usage", lambda _: os.terminal_size((0, 0)) and type("U", (), {"free": 1000}))
+    monkeypatch.setattr(fixed_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     objective = objective_of(PreferenceSection(kind="dpo"))
     stream = open_stream(asked.data, load_renderer(tiny), shaping=objective.shaping, seed=0)
     with pytest.raises(CheckpointError, match=r"the disk has 0\.0 GB free"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,9 +96,8 @@ def test_a_damaged_file_is_one_line(tmp_path, damage):
             damage
         ]
     )
-    with pytest.raises(CheckpointError, match="store.sqlite") as caught:
-        broken = store(tmp_path)
-        broken.get([f"{n:032}" for n in range(200)])
+    with pytest.raises(CheckpointError, match=r"store\.sqlite") as caught:
+        store(tmp_path).get([f"{n:032}" for n in range(200)])
     assert "\n" not in str(caught.value)
 
 
@@ -111,7 +109,7 @@ def test_a_damaged_page_is_one_line_when_it_is_read(tmp_path):
     with one.file.open("r+b") as file:
         file.seek(3 * 4096)
         file.write(b"\xff" * (one.file.stat().st_size - 3 * 4096))
-    with pytest.raises(CheckpointError, match="store.sqlite"):
+    with pytest.raises(CheckpointError, match=r"store\.sqlite"):
         store(tmp_path).get([f"{n:032}" for n in range(200)])
 
 
@@ -209,8 +207,11 @@ def test_kept_log_probs_do_not_depend_on_the_row(tmp_path, tiny, rows, model):
         kept(one, plain)(row)
     shaping = objective_of(PreferenceSection(kind="dpo", picture={"kind": "crop"})).shaping
     stream = open_stream(
-        [DataSection(source="scene_pairs", split="train[:6]")], replace(load_renderer(tiny), row_tokens=2048), shaping=shaping, seed=0
-    )  # fmt: skip
+        [DataSection(source="scene_pairs", split="train[:6]")],
+        replace(load_renderer(tiny), row_tokens=2048),
+        shaping=shaping,
+        seed=0,
+    )
     (row,) = stream.step([5, 3, 1, 0, 2, 4]).rows
 
     def never(row: PackedBatch) -> torch.Tensor:

@@ -95,11 +95,11 @@ def reference(kind: str) -> dict[str, Any]:
 # thread); 1e-5 leaves room for kernels whose sums depend on how many tiles or tokens come at a time.
 SAME = 1e-5
 WAYS = {
-    "vision frozen": (VISION, [("precomputed", False), ("precomputed", True), ("copy", False), ("copy", True)]),
-    "vision and connector frozen": (SEEING, [("precomputed", False), ("copy", True), ("copy", False), ("precomputed", True)]),
-    "lora": (LORA, [("adapters_off", False), ("adapters_off", True), ("copy", True), ("precomputed", True)]),
-    "dora": (DORA, [("adapters_off", False), ("precomputed", True)]),
-    "lora on the connector": (LORA_CONNECTOR, [("precomputed", False), ("adapters_off", True), ("copy", False), ("precomputed", True)]),
+    "vision frozen": (VISION, [("precomputed", False), ("precomputed", True), ("copy", False)]),
+    "vision and connector frozen": (SEEING, [("precomputed", False), ("copy", False), ("precomputed", True)]),
+    "lora": (LORA, [("adapters_off", False), ("copy", True), ("precomputed", True)]),
+    "dora": (DORA, [("adapters_off", False), ("adapters_off", True), ("precomputed", True)]),
+    "lora on the connector": (LORA_CONNECTOR, [("precomputed", False), ("adapters_off", True), ("copy", False)]),
 }  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def test_what_a_run_measures(make_run, kind):
     for when in ("before", "after"):
         lines = [json.loads(line) for line in (folder / "preferences" / f"{when}.jsonl").read_text().splitlines()]
         assert len(lines) == 8
-        assert [line["id"] for line in lines] == [json.loads(x)["id"] for x in (folder / "preferences" / "before.jsonl").open()]
+        assert {line["id"] for line in lines} == {str(number) for number in range(8)}
         for line in lines:
             own = line["chosen"] == line["chosen_reference"] and line["rejected"] == line["rejected_reference"]
             assert own == (when == "before")
@@ -231,10 +231,10 @@ def kept_examples(cache: Path) -> dict[str, bytes]:
 def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_run, start_process, tmp_path):
     """SIGKILLs in the reference pass (after its first and second commit) and at random moments; each run has its own cache."""
     settings = {
-        "data": [{"source": "scene_pairs", "split": "train[:192]"}], "batch": {"examples": 16, "row_tokens": 512},
+        "data": [{"source": "scene_pairs", "split": "train[:128]"}], "batch": {"examples": 16, "row_tokens": 512},
         "objective": reference("precomputed"),
     } | SEEING  # fmt: skip
-    run = {"steps": 12, "save_every": 2, "workers": 1}
+    run = {"steps": 8, "save_every": 2, "workers": 1}
     folders = {name: (tmp_path / name, tmp_path / f"{name}-cache") for name in ("whole", "killed")}
     whole, killed = (
         make_run(name, run=run, cache={"features": True, "dir": str(cache)}, **settings) for name, (_, cache) in folders.items()
@@ -251,11 +251,11 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_run, start_proc
         process.join()
         assert process.exitcode == -signal.SIGKILL
         seen.append(kept_examples(cache))
-    assert 0 < len(seen[0]) < len(seen[1]) < 200
+    assert 0 < len(seen[0]) < len(seen[1]) < 136
     draw = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         process = start_process(killed)
-        process.join(draw.uniform(0.3, 2.0))
+        process.join(draw.uniform(0.3, 1.5))
         if process.is_alive():
             process.kill()
             process.join()
@@ -264,7 +264,7 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_run, start_proc
     assert last.exitcode == 0
     stores = [kept_examples(cache) for _, cache in folders.values()]
     assert stores[0] == stores[1]
-    assert len(stores[0]) == 200
+    assert len(stores[0]) == 136
     assert all(stores[1][key] == value for early in seen for key, value in early.items())
     assert_equal_weights(folders["whole"][0], folders["killed"][0])
     assert losses(folders["whole"][0]) == losses(folders["killed"][0])
@@ -349,7 +349,8 @@ def test_two_processes_reach_the_numbers_of_one(make_run, start_process, tmp_pat
     assert stores[0].keys() == stores[1].keys()
     tables = [summary(tmp_path / name)["preferences"]["after"]["scene_pairs"] for name in ("one", "two")]
     for measure in ("sum", "token", "reward"):
-        assert tables[0][measure] == pytest.approx(tables[1][measure], abs=1e-9), measure
+        for figure in ("accuracy", "ties"):
+            assert tables[0][measure][figure] == tables[1][measure][figure]
 
 
 # --- what is not finite -----------------------------------------------------------------------------------------------

@@ -99,14 +99,16 @@ def _distortion(section: CropSection | NoiseSection) -> Distortion:
 def counts(row: PackedBatch) -> Counts:
     """Answers, pairs and tokens of a row. "tokens" are the chosen answers', by their weights; "answer tokens" all, unweighted."""
     places = Places(row.responses)
-    chosen = torch.isin(row.response_ids.cpu(), torch.tensor(places.chosen))
+    ids = row.response_ids.cpu()
+    chosen = torch.isin(ids, torch.tensor(places.chosen))
+    answers = torch.isin(ids, torch.tensor([*places.chosen, *places.rejected]))
     return {
         "responses": float(len(places.chosen) + len(places.rejected)),
         "chosen": float(len(places.chosen)),
         "rejected": float(len(places.rejected)),
         "pairs": float(len(places.pairs)),
         "tokens": float(row.weights.cpu()[chosen].sum()),
-        "answer tokens": float(len(row.targets)),
+        "answer tokens": float(answers.sum()),
     }
 
 
@@ -190,7 +192,8 @@ def _metrics(log_probs: torch.Tensor, row: PackedBatch, places: Places, section:
     }
     if row.reference is None:
         return found
-    ratio = row.reference - log_probs  # (K,)
+    answers = torch.isin(row.response_ids, torch.tensor([*places.chosen, *places.rejected], device=row.response_ids.device))
+    ratio = (row.reference - log_probs)[answers]
     spoilt = {"rewards/spoilt": rewards[[places.spoilt_of(n) for n in c]].sum()} if section.picture else {}
     return found | spoilt | {
         "accuracy/reward": (rewards[c] > rewards[r]).sum(),
