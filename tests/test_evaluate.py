@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import smolforge
 from smolforge.cli import main
@@ -21,7 +23,7 @@ def test_it_counts_what_scoring_says(tiny: Path, tmp_path: Path, capsys: pytest.
     assert main([str(a) for a in (*arguments, "--out", out)]) == 0
     shown, result = capsys.readouterr().out, json.loads(out.read_text())
     source = open_source(DataSection(source="scene_pairs", split="test[:20]"))
-    plain = [[one for one in line["responses"]] for line in score(smolforge.load(str(tiny), device="cpu"), source)]
+    plain = [line["responses"] for line in score(smolforge.load(str(tiny), device="cpu"), source)]
     by_sum = sum(chosen["logprob"] > rejected["logprob"] for chosen, rejected in plain) / 20
     by_token = sum(c["logprob"] / c["tokens"] > r["logprob"] / r["tokens"] for c, r in plain) / 20
     table = result["preference"]["scene_pairs"]
@@ -67,11 +69,11 @@ def test_a_pair_without_rejected(tiny: Path, tmp_path: Path, capsys: pytest.Capt
     assert "dropped 1 examples: a pair without rejected" in shown.err
 
 
-def test_another_tokenizer_is_no_reference(tiny: Path, shared: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_another_tokenizer_is_no_reference(tiny: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny, other)
-    (other / "tokenizer.json").write_text((tiny / "tokenizer.json").read_text().replace('"circle"', '"cirkle"'))
+    tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
+    tokenizer.add_tokens(["purplish"])
+    tokenizer.save(str(other / "tokenizer.json"))
     with pytest.raises(smolforge.UserError, match="another tokenizer"):
         smolforge.evaluate(str(tiny), "scene_pairs", limit=2, reference=str(other), device="cpu")

@@ -187,8 +187,8 @@ def build_parser() -> argparse.ArgumentParser:
         verbs, quickstart, "train and align a tiny SmolVLM on drawn scenes, and show before, SFT and DPO", "smolforge quickstart"
     )
     verb.add_argument("--dir", type=Path, default=Path("runs/quickstart"), help="folder of the run (default: %(default)s)")
-    verb.add_argument("--steps", type=_positive, default=150, help="steps of supervised training (default: %(default)s)")
-    verb.add_argument("--dpo-steps", type=_positive, default=100, help="steps of preference training (default: %(default)s)")
+    verb.add_argument("--steps", type=_positive, default=240, help="steps of supervised training (default: %(default)s)")
+    verb.add_argument("--dpo-steps", type=_positive, default=80, help="steps of preference training (default: %(default)s)")
 
     verb = _verb(
         verbs, train, "run a recipe, or go on with it",

@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 def _read_and_write(folder: Path, seed: int, limit: int) -> None:
     cache = FeatureCache(folder=folder, max_bytes=limit, dtype=torch.float32)
     rng = np.random.default_rng(seed)
-    for _ in range(600):
+    for _ in range(300):
         number = int(rng.integers(40))
         got = cache.get(key(number))
         if got is None:

@@ -163,7 +163,7 @@ def test_means_of_metrics() -> None:
     """Over two rows: a row's sums twice over twice its counts."""
     log_probs, batch = two_pairs()
     objective = preference(section())
-    sums, counts = Sums(objective), total_counts(objective, [batch, batch])
+    sums, counts = Sums(objective, compared=True), total_counts(objective, [batch, batch])
     for _ in range(2):
         found = objective.loss(log_probs, batch, {})
         sums.add(found, found.loss(counts))
@@ -356,7 +356,7 @@ def test_metrics_of_single_answers() -> None:
     objective = preference(section(loss="kto"))
     log_probs, batch = row([("rejected", [-1, -1, -3], [-1, -1, -1])])
     found, counts = objective.loss(log_probs, batch, {"kl": 0.0}), objective.counts(batch)
-    sums = Sums(objective)
+    sums = Sums(objective, compared=True)
     sums.add(found, found.loss(counts))
     means = sums.means(counts, lambda values: values)
     assert means["logps/rejected"] == pytest.approx(-5)

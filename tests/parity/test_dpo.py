@@ -105,7 +105,7 @@ def our_step(policy: TreeModel, reference: Reference, objective: Objective, rows
             for row in rows:
                 for name, value in objective.look(policy(row), row).items():
                     looked[name] += value
-    shared, sums = objective.share(looked), Sums(objective)
+    shared, sums = objective.share(looked), Sums(objective, compared=True)
     for row in rows:
         output = objective.loss(policy(row), row, shared)
         loss = output.loss(counts)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,8 @@ import torch
 
 from smolforge.errors import CheckpointError
 from smolforge.records import fingerprint
+
+HEADER = 128  # bytes of an .npy file before its numbers
 
 
 @dataclass
@@ -61,20 +63,22 @@ class FeatureCache:
         """
         array = features.detach().to(self.dtype).cpu().contiguous().view(_BITS[self.dtype]).numpy()
         file = self._file(key)
-        self._make_room(array.nbytes)
+        self._make_room(array.nbytes + HEADER)
+        draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")  # no other process writes this one
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".unfinished", delete=False) as draft:
-                np.save(draft, array)
-            Path(draft.name).replace(file)
+            with draft.open("wb") as handle:
+                np.save(handle, array)
+            draft.replace(file)
         except OSError as error:
+            draft.unlink(missing_ok=True)
             full = error.errno == errno.ENOSPC
             raise CheckpointError(
                 "the disk is full" if full else f"cannot be written ({error.strerror})",
                 where=self.folder,
                 mend="free some space, choose another cache.dir, or set cache.features: false",
             ) from error
-        self._bytes += array.nbytes
+        self._bytes += array.nbytes + HEADER
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npy"

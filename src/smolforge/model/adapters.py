@@ -84,13 +84,16 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    trains = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
     for layer in layers:
         layer.enable_adapters(False)
     try:
         yield
     finally:
         for layer in layers:
-            layer.enable_adapters(True)
+            layer.enable_adapters(True)  # which lets them train, whether they did or not
+        for parameter, did in trains:
+            parameter.requires_grad_(did)
 
 
 def is_adapter(folder: Path) -> bool:

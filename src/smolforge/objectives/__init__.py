@@ -41,6 +41,7 @@ class Objective:
     counts: Callable[[PackedBatch], Counts]  # ... and how many a row has of each
     metrics: dict[str, str]  # name -> unit it is divided by
     loss: Callable[[torch.Tensor, PackedBatch, Shared], LossOutput]  # (log-probs (K,), row, shared) -> sums
+    compared: frozenset[str] = frozenset()  # metrics that need a reference
     needs_reference: bool = False  # the loss reads row.reference
     own_words: bool = False  # spoilt rejected answers become the model's own words
     compare: Callable[[torch.Tensor, PackedBatch], list[Comparison]] | None = None  # chosen against rejected, pair by pair
@@ -59,12 +60,17 @@ def total_counts(objective: Objective, rows: Iterable[PackedBatch]) -> Counts:
 
 
 class Sums:
-    """Metrics summed over rows, the loss among them."""
+    """Metrics summed over rows, the loss among them.
 
-    def __init__(self, objective: Objective) -> None:
+    Args:
+        compared: whether the rows have a reference; metrics that need one are left out otherwise.
+    """
+
+    def __init__(self, objective: Objective, *, compared: bool) -> None:
         self.units = objective.metrics
         self.loss = 0.0
-        self.totals = dict.fromkeys(objective.metrics, 0.0)
+        names = [name for name in objective.metrics if compared or name not in objective.compared]
+        self.totals = dict.fromkeys(names, 0.0)
 
     def add(self, output: LossOutput, loss: torch.Tensor) -> None:
         """A row's output, and its part of the loss, which is divided already."""

@@ -53,6 +53,7 @@ def accuracies(comparisons: Sequence[Comparison], *, seed: int = 0) -> dict[str,
     >>> found["sum"]["accuracy"], found["token"]["accuracy"], found["reward"]
     (0.0, 1.0, None)
     """
+    comparisons = sorted(comparisons, key=lambda one: (one.source, one.id))  # the draws know no order of computing
     table: dict[str, Any] = {"pairs": len(comparisons)}
     for measure in MEASURES:
         margins = [comparison.margin(measure) for comparison in comparisons]

@@ -34,6 +34,7 @@ METRICS = {
     "logps/chosen": "chosen", "logps/rejected": "rejected", "drift/chosen": "chosen", "drift/rejected": "rejected",
     "kl": "answer tokens", "length/chosen": "chosen", "length/rejected": "rejected",
 }  # fmt: skip
+COMPARED = ("rewards/", "accuracy/reward", "ties/", "drift/", "kl")  # need a reference
 
 
 def preference(section: PreferenceSection) -> Objective:
@@ -51,6 +52,7 @@ def preference(section: PreferenceSection) -> Objective:
         units=UNITS,
         counts=counts,
         metrics=METRICS | spoilt,
+        compared=frozenset(name for name in METRICS | spoilt if name.startswith(COMPARED)),
         loss=partial(loss, section=section),
         needs_reference=section.needs_reference,
         own_words=isinstance(section.picture, NoiseSection),

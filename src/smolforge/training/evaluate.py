@@ -73,7 +73,7 @@ def held_out(fixed: Fixed, stream: Stream, section: EvalSection, runtime: Runtim
     counts = dict(zip(counts, runtime.sum([*counts.values()])))
     if not any(counts.values()):
         raise TrainingError("no held-out example could be used", mend="see why with `smolforge score`, or change eval.data")
-    sums = Sums(objective)
+    sums = Sums(objective, compared=at_start or fixed.reference is not None)
     for output in outputs:
         sums.add(output, output.loss(counts))
     everyone = [one for part in runtime.gather(comparisons) for one in part]

@@ -105,14 +105,17 @@ def fix(
         reference = lazy(lambda: frozen(load(asked.model or recipe.model.name)))
     if kind in ("adapters_off", "copy"):
         return Fixed(model=model, objective=objective, features=features, reference=reference, own_start=own)
-    other = None if own else load(str(asked.model))
     start = start or weights_fingerprint({"model": model.model})
-    weights = start if other is None else weights_fingerprint({"model": other.model})
+    weights, ahead = start, reference if model.adapters else unchanged(model)
+    if not own:
+        other = load(str(asked.model))
+        weights, ahead = weights_fingerprint({"model": other.model}), frozen(other)
+        reference = ahead
     file = asked.store or store_file(cache_folder(recipe.cache.dir), weights, recipe.model.dtype)
     store = ReferenceStore(file, weights=weights, dtype=recipe.model.dtype)
     return Fixed(
         model=model, objective=objective, features=features, reference=kept(store, reference), store=store,
-        ahead=frozen(other) if other else reference if model.adapters else unchanged(model), own_start=own, start=start,
+        ahead=ahead, own_start=own, start=start,
     )  # fmt: skip
 
 
@@ -137,8 +140,9 @@ def prepare(
         missing = fixed.store.missing([*keys.values()])
         values: dict[str, np.ndarray] = {}
         for row in stream.step([place for place, key in keys.items() if key in missing]).rows:
-            row = fixed.add(row.to(runtime.device), compare=False)
-            values |= split(row, fixed.ahead(row))
+            unseen = row.to(runtime.device)
+            row = fixed.add(unseen, compare=False)
+            values |= split(row, fixed.ahead(row if fixed.own_start else unseen))  # another model has its own eyes
         fixed.store.put(values)
         done += len(values)
         now = time.monotonic()

@@ -52,7 +52,7 @@ def train(recipe: Recipe) -> Path:
             counts, examples, tokens = over_all(objective, step, runtime)
             shared = look(run, step.rows, runtime)
             model.train()
-            sums = Sums(objective)
+            sums = Sums(objective, compared=objective.needs_reference)
             for row in step.rows:
                 row = run.fixed.add(row.to(runtime.device), compare=objective.needs_reference)
                 output = objective.loss(model(row), row, shared)

@@ -98,7 +98,7 @@ WAYS = {
     "vision frozen": (VISION, [("precomputed", False), ("precomputed", True), ("copy", False)]),
     "vision and connector frozen": (SEEING, [("precomputed", False), ("copy", False), ("precomputed", True)]),
     "lora": (LORA, [("adapters_off", False), ("copy", True), ("precomputed", True)]),
-    "dora": (DORA, [("adapters_off", False), ("adapters_off", True), ("precomputed", True)]),
+    "dora": (DORA, [("adapters_off", False), ("precomputed", True)]),
     "lora on the connector": (LORA_CONNECTOR, [("precomputed", False), ("adapters_off", True), ("copy", False)]),
 }  # fmt: skip
 
@@ -394,7 +394,6 @@ METHODS = {
     "povid copy": (objective(picture={"kind": "noise"}, reference={"kind": "copy"}), SEEING),
     "povid lora": (objective(picture={"kind": "noise"}), LORA),
     "mpo": (objective(loss={"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1.0}), {}),
-    "rpo": (objective(nll=1.0), {}),
     "simpo": (objective(loss="simpo", beta=2.0), {}),
     "orpo": (objective(loss="orpo", nll=1.0), {}),
     "kto": (objective(loss="kto", desirable=1.2), {}),
