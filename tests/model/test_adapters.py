@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from smolforge.data.sources.scenes import scene
 from smolforge.data.sources.tables import open_source
 from smolforge.errors import ModelError, RecipeError
 from smolforge.loading import base_folder, load, load_tree
-from smolforge.model.adapters import adapters_off, add_adapters, base_of, has_adapters, is_adapter, weights_fingerprint
+from smolforge.model.adapters import (
+    adapters_off,
+    add_adapters,
+    base_of,
+    has_adapters,
+    is_adapter,
+    linear,
+    weights_fingerprint,
+)
 from smolforge.model.build import component, load_model
 from smolforge.model.tree import TreeModel
 from smolforge.recipe import DataSection, LoraSection, parse_recipe
@@ -356,3 +365,37 @@ def test_copied_adapters_find_their_model(run_folder, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(run_folder("lora") / "model", moved)
     assert scores(moved) == scores(run_folder("lora"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_product_is_the_adapters_own(tiny: Path, dtype: torch.dtype) -> None:
+    """Output and gradients of `linear` are those of PEFT's layer: float32 to 1e-6, bfloat16 within its rounding."""
+    tree = load_tree(tiny, load_renderer(tiny), dtype=str(dtype).removeprefix("torch."), device=torch.device("cpu"))
+    add_adapters(tree.model, LoraSection(r=4, alpha=8), base=tiny)
+    layer = tree.decoder.layers[0].mlp.down_proj
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1, generator=generator)
+    x = torch.randn(7, layer.in_features, generator=generator).to(dtype).requires_grad_()
+    wrt = [x, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+    ours, theirs = linear(layer, x), layer(x)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    direction = torch.randn(theirs.shape, generator=generator).to(dtype)
+    for a, b in zip(
+        (ours, *torch.autograd.grad(ours, wrt, direction)), (theirs, *torch.autograd.grad(theirs, wrt, direction)), strict=True
+    ):
+        assert (a - b).norm() <= tolerance * b.norm()
+
+
+def test_what_is_not_plain_runs_as_peft_has_it(tiny: Path) -> None:
+    """DoRA, dropout while training, and adapters switched off."""
+    for section, off in ((LoraSection(method="dora"), False), (LoraSection(dropout=0.5), False), (LoraSection(), True)):
+        tree = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
+        add_adapters(tree.model, section, base=tiny)
+        layer = tree.decoder.layers[0].self_attn.q_proj.train()
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+        x = torch.randn(5, layer.in_features)
+        with adapters_off(tree.model) if off else nullcontext():
+            torch.manual_seed(1)
+            ours = linear(layer, x)
+            torch.manual_seed(1)
+            assert torch.equal(ours, layer(x))

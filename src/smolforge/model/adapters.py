@@ -96,6 +96,19 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(did)
 
 
+def linear(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """A linear layer's output, (L, in) -> (L, out). Plain LoRA goes in one fused product, x W^T + (s x A^T) B^T, which spares two
+    passes over (L, out) forward and one backward; whatever else PEFT put there runs as PEFT has it."""
+    if not hasattr(module, "lora_A") or module.disable_adapters or module.merged or module.active_adapters != ["default"]:
+        return module(x)
+    dropout = module.lora_dropout["default"]
+    a, b = module.lora_A["default"], module.lora_B["default"]
+    plain = "default" not in module.lora_variant and (isinstance(dropout, nn.Identity) or not dropout.training)
+    if not plain or b.bias is not None or a.weight.dtype != x.dtype:
+        return module(x)
+    return torch.addmm(module.base_layer(x), a(x) * module.scaling["default"], b.weight.T)
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds adapters in PEFT's format."""
     return (folder / CONFIG).is_file()

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from smolforge.data.batch import PackedBatch
+from smolforge.model.adapters import linear
 from smolforge.model.attention import Attend, tree_attention
 
 TILE_CHUNK = 16  # tiles the vision tower takes at a time
@@ -197,9 +198,10 @@ def decoder_layer(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torc
     """One Llama layer with its attention given from outside: (L, D) -> (L, D)."""
     attn, width = layer.self_attn, layer.self_attn.head_dim
     x = layer.input_layernorm(hidden)
-    q = attn.q_proj(x).unflatten(1, (-1, width))  # (L, H, E)
-    k = attn.k_proj(x).unflatten(1, (-1, width))  # (L, G, E)
-    v = attn.v_proj(x).unflatten(1, (-1, width))
+    q = linear(attn.q_proj, x).unflatten(1, (-1, width))  # (L, H, E)
+    k = linear(attn.k_proj, x).unflatten(1, (-1, width))  # (L, G, E)
+    v = linear(attn.v_proj, x).unflatten(1, (-1, width))
     q, k = apply_rotary_pos_emb(q, k, cos[0], sin[0], unsqueeze_dim=1)
-    hidden = hidden + attn.o_proj(attend(q, k, v, attn.scaling).flatten(1))
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    hidden = hidden + linear(attn.o_proj, attend(q, k, v, attn.scaling).flatten(1))
+    x, mlp = layer.post_attention_layernorm(hidden), layer.mlp
+    return hidden + linear(mlp.down_proj, mlp.act_fn(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))
