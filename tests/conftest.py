@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: tests ask no network
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="smolforge-tests-")  # features and references of tests stay apart
 
 import pytest
 import torch

@@ -67,8 +67,9 @@ def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
     if shape is not None:
         config, special = shape_config(shape), _preset_tokens(shape.vocab)
     else:
-        folder = local_folder(name, files=("*.json", "*.txt", "*.jinja"))
-        whole = base_folder(folder)
+        files = ("*.json", "*.txt", "*.jinja")
+        folder = local_folder(name, files=files)
+        whole = base_folder(folder, files=files)
         tokenizer = load_renderer(whole).tokenizer
         config = read_config(whole)
         ids = {token: tokenizer.token_to_id(token) for token in SHOWN_TOKENS}

@@ -10,7 +10,7 @@ import torch
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
 from smolforge.errors import ModelError
-from smolforge.hub import local_folder
+from smolforge.hub import MODEL_FILES, local_folder
 from smolforge.model.adapters import base_of, is_adapter, load_adapters
 from smolforge.model.build import load_model
 from smolforge.model.tree import TreeModel
@@ -65,7 +65,7 @@ def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.dev
         ModelError: it cannot be loaded.
     """
     if is_adapter(folder):
-        tree = load_tree(local_folder(base_of(folder)), renderer, dtype=dtype, device=device)
+        tree = load_tree(local_folder(*base_of(folder)), renderer, dtype=dtype, device=device)
         merge(tree)
         tree.adapters = [load_adapters(tree.model, folder, trainable=trainable)]
         return tree.to(device).eval()
@@ -76,15 +76,29 @@ def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.dev
     return model.to(device).eval()
 
 
+def same_tokenizer(renderer: Renderer, other: Renderer, name: object) -> None:
+    """Two models that are compared token by token read the same tokens.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if other.tokenizer.to_str() != renderer.tokenizer.to_str():
+        raise ModelError("the reference has another tokenizer", where=name, mend="give the model it was trained from")
+
+
 def merge(tree: TreeModel) -> None:
     """Add the adapters, if there are some, to the weights they stand beside."""
     if tree.adapters:
         tree.model = tree.adapters.pop().merge_and_unload()
 
 
-def base_folder(folder: Path) -> Path:
-    """The folder of whole weights, tokenizer and configuration behind a folder of adapters; any other folder itself."""
-    return base_folder(local_folder(base_of(folder))) if is_adapter(folder) else folder
+def base_folder(folder: Path, *, files: tuple[str, ...] = MODEL_FILES) -> Path:
+    """The folder of whole weights, tokenizer and configuration behind a folder of adapters; any other folder itself.
+
+    Args:
+        files: patterns of the files to download, when it comes to that.
+    """
+    return base_folder(local_folder(*base_of(folder), files=files), files=files) if is_adapter(folder) else folder
 
 
 def pick_device(device: str) -> torch.device:

@@ -151,7 +151,7 @@ def _losses(summary: dict[str, Any]) -> str:
 
 def _metric_row(name: str, before: float | None, after: float) -> str:
     words, better = ABOUT.get(name, ("", ""))
-    if name == "loss" and before is not None and len(words):
+    if name == "loss":
         words = "the objective; for supervised runs nats a token of the answers"
     was = "–" if before is None else f"{before:.4f}"
     return f"<tr><td>{_esc(name)}<td>{was}<td>{after:.4f}<td>{_change(before, after, better)}<td class=dim>{_esc(words)}"

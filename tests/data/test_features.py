@@ -328,7 +328,7 @@ def test_what_is_announced_is_what_is_written(tiny_split, tmp_path, connector):
     stream = replace(open_stream(asked.data, load_renderer(tiny_split), shaping=objective.shaping, seed=0), features=cache)
     fixed = Fixed(model=model, objective=objective, features=cache)
     said: list[str] = []
-    announce_features(fixed, stream, said.append)
+    announce_features(fixed, stream, stream.num_rows, said.append)
     assert len(said) == 1
     announced = float(said[0].split("about ")[1].split(" MB")[0].replace(",", "")) * 1e6
     for row in stream.step(range(24)).rows:
@@ -348,7 +348,7 @@ def test_more_than_the_disk_has_is_refused_before_any_is_written(tiny, tmp_path,
     objective = objective_of(PreferenceSection(kind="dpo"))
     stream = open_stream(asked.data, load_renderer(tiny), shaping=objective.shaping, seed=0)
     with pytest.raises(CheckpointError, match=r"the disk has 0\.0 GB free"):
-        announce_features(Fixed(model=model, objective=objective, features=cache), stream, lambda _: None)
+        announce_features(Fixed(model=model, objective=objective, features=cache), stream, stream.num_rows, lambda _: None)
     assert cache.size() == 0
 
 

@@ -26,7 +26,6 @@ from smolforge.model.adapters import (
     adapters_off,
     add_adapters,
     base_of,
-    has_adapters,
     is_adapter,
     linear,
     weights_fingerprint,
@@ -81,7 +80,6 @@ def test_adapters_stay_in_their_parts(tiny, method, on):
     assert any("magnitude" in name for name in found) == (method == "dora")
     assert not any("lm_head" in name for name in found)
     assert model.boundary == (None if "vision" in on else "vision" if "connector" in on else "connector")
-    assert has_adapters(model.model)
 
 
 def test_target_modules_are_endings_within_the_parts(tiny):
@@ -241,7 +239,7 @@ def test_peft_reads_what_is_saved(tiny, run_folder, name):
     assert is_adapter(folder)
     assert not (folder / "config.json").exists()
     assert not list(folder.glob("README.md"))
-    assert base_of(folder) == str(tiny.resolve())
+    assert base_of(folder)[0] == str(tiny.resolve())
     assert base_folder(folder) == tiny.resolve()
     assert {component(key) for key in load_file(folder / "adapter_model.safetensors")} == {
         PARTS[part] for part in METHODS[name].get("on", ["text"])
@@ -346,7 +344,7 @@ def test_new_adapters_on_merged_adapters(run_folder, tmp_path, name):
     run = {"dir": str(tmp_path / "second"), "steps": 4, "save_every": 2, "device": "cpu", "trackers": [], "workers": 0}
     asked = recipe(begin, tmp_path / "second", adapters=METHODS["lora"], run=run)
     folder = train(asked)
-    assert base_of(folder / "model") == str((folder / "base").resolve())
+    assert base_of(folder / "model")[0] == str((folder / "base").resolve())
     assert not is_adapter(folder / "base")
     assert scores(folder / "base") == pytest.approx(scores(begin), abs=1e-2)
     assert scores(folder) != pytest.approx(scores(begin), abs=1e-2)

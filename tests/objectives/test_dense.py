@@ -19,7 +19,7 @@ from smolforge.data.batch import collate
 from smolforge.data.chat import SMOLVLM
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Example, Node, Renderer
-from smolforge.objectives.dense import differing, weigh
+from smolforge.objectives.dense import NO_SPANS, differing, weigh
 from smolforge.objectives.preference import Scores, use
 from smolforge.recipe import DenseSection, PreferenceSection
 from smolforge.records import Media, Message, Record, Response, ResponseKind
@@ -393,6 +393,7 @@ def test_without_spans_nothing_is_marked(small: Renderer) -> None:
     assert small.tokens_in("A cat.", ()).tolist() == [False] * len(small.encode("A cat."))
     weighed = weigh(replace(made, responses=((1, "chosen"), (2, "rejected"))), DenseSection(corrected="spans"))
     assert weighed.nodes[1].weights.tolist() == weighed.nodes[2].weights.tolist()
+    assert weighed.changes == (NO_SPANS,)
 
 
 def test_spans_hold_under_spoilt_pictures(small: Renderer) -> None:

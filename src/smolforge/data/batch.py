@@ -88,14 +88,12 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
     trees: list[int] = []
     offset, first_node = 0, 0
     for number, example in enumerate(examples):
+        trees += _tree_sizes(example)
         starts: list[int] = []  # row index of each node's first token
         depths: list[int] = []  # position of its first token
         kinds = dict(example.responses)
         for index, node in enumerate(example.nodes):
             n, parent = len(node.ids), node.parent
-            if parent < 0:
-                trees.append(0)
-            trees[-1] += n
             depth = depths[parent] + len(example.nodes[parent].ids) if parent >= 0 else 0
             starts.append(offset)
             depths.append(depth)
@@ -142,6 +140,20 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
         ids=tuple(f"{example.source}[{example.id}]" for example in examples),
         keys=tuple(example.key for example in examples),
     )
+
+
+def _tree_sizes(example: Example) -> list[int]:
+    """Tokens of each root with all below it; of the whole example when its trees do not lie one behind the other."""
+    sizes: list[int] = []
+    roots: list[int] = []
+    for index, node in enumerate(example.nodes):
+        roots.append(index if node.parent < 0 else roots[node.parent])
+        if roots[-1] == index:
+            sizes.append(0)
+        elif roots[-1] != roots[-2]:
+            return [example.num_tokens]
+        sizes[-1] += len(node.ids)
+    return sizes
 
 
 def _distinct_pictures(examples: Sequence[Example]) -> tuple[list[PlacedImage], dict[str, int]]:

@@ -4,7 +4,7 @@ One file a picture, memory-mapped when read:
 
     ~/.cache/smolforge/features/<weights, dtype and boundary>/ab/ab12...npy
 
-A file is whole or absent (written under another name, then renamed), so any number of processes may share a folder. The
+A file is written under another name and then renamed, so any number of processes may share a folder. The
 folder's name is made of the weights' fingerprint and the file's of the picture's content, its preprocessing and its
 distortion: what does not fit the model cannot be found.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from smolforge.errors import CheckpointError
 from smolforge.records import fingerprint
 
 HEADER = 128  # bytes of an .npy file before its numbers
+LOOK_EVERY = 256  # pictures between looks at what is in the folder
+FORMAT = 1  # raise it when the same picture, rules and weights would give other features
 
 
 @dataclass
@@ -41,18 +44,20 @@ class FeatureCache:
     dtype: torch.dtype
     evicted: int = 0  # pictures that had to go
     _bytes: int = field(default=-1, repr=False)  # in the folder, as far as this process knows
+    _puts: int = field(default=0, repr=False)
 
     def get(self, key: str) -> torch.Tensor | None:
         """Features of a picture, (T, ...), or None. A damaged file is forgotten and made anew."""
         file = self._file(key)
         try:
             mapped = np.load(file, mmap_mode="r")
-            os.utime(file)  # when it was last of use decides what goes first
-        except FileNotFoundError:
+        except OSError:  # not there, or not to be read now
             return None
-        except (ValueError, EOFError, OSError):
+        except (ValueError, EOFError):
             file.unlink(missing_ok=True)
             return None
+        with suppress(OSError):  # another user's file
+            os.utime(file)  # when it was last of use decides what goes first
         return torch.from_numpy(mapped.copy()).view(self.dtype)
 
     def put(self, key: str, features: torch.Tensor) -> None:
@@ -71,7 +76,8 @@ class FeatureCache:
                 np.save(handle, array)
             draft.replace(file)
         except OSError as error:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
             full = error.errno == errno.ENOSPC
             raise CheckpointError(
                 "the disk is full" if full else f"cannot be written ({error.strerror})",
@@ -84,16 +90,15 @@ class FeatureCache:
         return self.folder / key[:2] / f"{key}.npy"
 
     def _make_room(self, size: int) -> None:
-        if self._bytes < 0:
+        self._puts += 1
+        if self._bytes < 0 or self._puts % LOOK_EVERY == 0:  # other processes write too
             self._bytes = self.size()
         if self._bytes + size <= self.max_bytes:
             return
         files = []
-        for file in self.folder.glob("*/*.npy"):
-            try:
+        for file in self.folder.glob("*/*.npy*"):
+            with suppress(FileNotFoundError):
                 files.append((file.stat().st_mtime, file.stat().st_size, file))
-            except FileNotFoundError:  # another process made room
-                continue
         self._bytes = sum(length for _, length, _ in files)
         for _, length, file in sorted(files):
             if self._bytes + size <= 0.9 * self.max_bytes:  # some room at once: looking through the folder costs time
@@ -103,8 +108,12 @@ class FeatureCache:
             self.evicted += 1
 
     def size(self) -> int:
-        """Bytes in the folder."""
-        return sum(file.stat().st_size for file in self.folder.glob("*/*.npy") if file.exists())
+        """Bytes in the folder, drafts that killed processes left included."""
+        total = 0
+        for file in self.folder.glob("*/*.npy*"):
+            with suppress(FileNotFoundError):  # another process made room
+                total += file.stat().st_size
+        return total
 
 
 _BITS = {torch.float32: torch.float32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -124,4 +133,4 @@ def feature_folder(cache: Path, weights: str, boundary: str, dtype: torch.dtype)
         weights: fingerprint of the frozen part's weights.
         boundary: the part they come out of, "vision" or "connector".
     """
-    return cache / "features" / fingerprint(weights, boundary, str(dtype))
+    return cache / "features" / fingerprint(FORMAT, weights, boundary, str(dtype))

@@ -107,9 +107,10 @@ class Stream:
     def example(self, index: int) -> Example:
         """Example at a place of the mixed stream; its pictures are not decoded. Raises DataError."""
         record = self._used(self.record(index))
+        example = self.renderer.render(record)
         if self.shaping.others:
-            record = self._with_other(record, index + 1)
-        return self.shaping.weigh(self.renderer.render(record))
+            example = self._with_other(record, index + 1) or example
+        return self.shaping.weigh(example)
 
     def key(self, index: int) -> str | None:
         """Content key of the example at a place, or None when it cannot be used."""
@@ -163,13 +164,14 @@ class Stream:
             raise DataError(f"no response of kind {' or '.join(sorted(kinds))}", where=record.name)
         return self.shaping.use(replace(record, responses=responses))
 
-    def _with_other(self, record: Record, index: int) -> Record:
-        """The record with another one's first answer; one that cannot be read lends none, and is dropped at its own place."""
+    def _with_other(self, record: Record, index: int) -> Example | None:
+        """The example with the first answer of another record besides; None when that one has none that fits as it is."""
         try:
             text = self._used(self.record(index)).responses[0].text
-        except DataError:
-            return record
-        return replace(record, responses=(*record.responses, Response(text=text, kind="other")))
+            example = self.renderer.render(replace(record, responses=(*record.responses, Response(text=text, kind="other"))))
+        except DataError:  # told of at the other record's own place
+            return None
+        return None if example.changes else example
 
 
 def open_stream(

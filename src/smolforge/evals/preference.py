@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from smolforge.data.pipeline import Tally, open_stream
-from smolforge.errors import DataError, ModelError
-from smolforge.loading import Loaded
+from smolforge.errors import DataError
+from smolforge.loading import Loaded, same_tokenizer
 from smolforge.objectives import objective_of
 from smolforge.objectives.comparison import Comparison
 from smolforge.objectives.reference import Reference, frozen, without_adapters
@@ -66,6 +66,5 @@ def preference(
 def _reference(loaded: Loaded, other: Loaded | None) -> Reference | None:
     if other is None:
         return without_adapters(loaded.model) if loaded.model.adapters else None
-    if other.renderer.tokenizer.to_str() != loaded.renderer.tokenizer.to_str():
-        raise ModelError("the reference has another tokenizer", where=other.folder, mend="give the model it was trained from")
+    same_tokenizer(loaded.renderer, other.renderer, other.folder)
     return frozen(other.model)

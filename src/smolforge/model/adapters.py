@@ -20,14 +20,25 @@ from smolforge.model.build import component, load_model, quiet
 from smolforge.recipe import LoraSection
 
 CONFIG = "adapter_config.json"
+BASE = "base"  # folder of a run that started from adapters: the model with those merged
+# what log-probs and features depend on besides weights
+SETTINGS = (
+    "model_type",
+    "rope_parameters",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "scale_factor",
+    "num_attention_heads",
+    "hidden_act",
+)
 PARTS = {"text": "decoder", "connector": "connector", "vision": "vision"}
 
 
-def add_adapters(model: Any, section: LoraSection, *, base: Path | str, seed: int = 0) -> Any:
+def add_adapters(model: Any, section: LoraSection, *, base: Path | str, revision: str | None = None, seed: int = 0) -> Any:
     """Freeze a model and put adapters beside the linear layers of the parts in `section.on`; returns PEFT's handle on it.
 
     Args:
-        base: where the model came from, which the saved adapters name.
+        base, revision: where the model came from, which the saved adapters name.
         seed: of the initial draw.
 
     Raises:
@@ -48,6 +59,7 @@ def add_adapters(model: Any, section: LoraSection, *, base: Path | str, seed: in
     with quiet():
         handle = get_peft_model(model, config, autocast_adapter_dtype=False)  # float32 masters are the optimiser's
     handle.peft_config["default"].base_model_name_or_path = str(base)
+    handle.peft_config["default"].revision = revision
     return handle
 
 
@@ -69,13 +81,6 @@ def target_modules(model: nn.Module, section: LoraSection) -> list[str]:
             mend="leave it out to take all, or see the names with q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
         )
     return names
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Whether PEFT's layers are in a model."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 @contextmanager
@@ -114,21 +119,24 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def base_of(folder: Path) -> str:
-    """The model that a folder's adapters belong to.
+def base_of(folder: Path) -> tuple[str, str | None]:
+    """Name and revision of the model that a folder's adapters belong to. A base inside a run is found where the run was moved.
 
     Raises:
         ModelError: the folder does not say.
     """
     try:
-        name = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        name = config["base_model_name_or_path"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
         raise ModelError(
             "does not say which model the adapters belong to", where=folder / CONFIG, mend="copy it again"
         ) from error
     if not isinstance(name, str) or not name:
         raise ModelError("does not say which model the adapters belong to", where=folder / CONFIG, mend="copy it again")
-    return name
+    if Path(name).name == BASE and not Path(name).exists():
+        name = next((str(above / BASE) for above in folder.resolve().parents[:2] if (above / BASE).is_dir()), name)
+    return name, config.get("revision")
 
 
 def load_adapters(model: Any, folder: Path, *, trainable: bool = False, weights: bool = True) -> Any:
@@ -143,7 +151,7 @@ def load_adapters(model: Any, folder: Path, *, trainable: bool = False, weights:
     from peft import PeftConfig, PeftModel, get_peft_model
     from safetensors import SafetensorError
 
-    if not (folder / "adapter_model.safetensors").is_file():
+    if weights and not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("missing file", where=folder / "adapter_model.safetensors", mend="this is not a complete adapter folder")
     try:
         with quiet():
@@ -155,7 +163,7 @@ def load_adapters(model: Any, folder: Path, *, trainable: bool = False, weights:
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"the adapters do not fit {base_of(folder)} ({first})", where=folder, mend="use the model they belong to"
+            f"the adapters do not fit {base_of(folder)[0]} ({first})", where=folder, mend="use the model they belong to"
         ) from error
 
 
@@ -183,9 +191,12 @@ def restore(model: Any, folder: Path) -> None:
 
 
 def weights_fingerprint(modules: dict[str, nn.Module]) -> str:
-    """A name for weights: of every parameter and buffer by its name, adapters left out."""
+    """A name for what modules compute: of every weight by its name, adapters left out, and of the settings that it depends on."""
     digest = hashlib.blake2b(digest_size=16)
     for prefix, module in modules.items():
+        configs = [getattr(one, "config", None) for one in (module, *module.children())]
+        digest.update(repr([[getattr(c, name, None) for name in SETTINGS] for c in configs if c is not None]).encode())
+        digest.update(repr(getattr(module, "scale_factor", None)).encode())
         for name, tensor in module.state_dict().items():
             if "lora_" in name:
                 continue

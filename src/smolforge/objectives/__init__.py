@@ -74,9 +74,12 @@ class Sums:
 
     def add(self, output: LossOutput, loss: torch.Tensor) -> None:
         """A row's output, and its part of the loss, which is divided already."""
-        self.loss += float(loss.detach())
-        for name, value in output.metrics.items():
-            self.totals[name] += float(value)
+        values = torch.stack(
+            [value.detach().float() for value in (loss, *output.metrics.values())]
+        ).tolist()  # one wait for the device
+        self.loss += values[0]
+        for name, value in zip(output.metrics, values[1:]):
+            self.totals[name] += value
 
     def means(self, counts: Counts, over_all: Callable[[list[float]], list[float]]) -> dict[str, float]:
         """Each metric over its count, after `over_all` summed them over the processes. What was not there is left out."""

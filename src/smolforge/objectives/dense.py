@@ -18,26 +18,31 @@ import numpy as np
 from smolforge.data.render import Example, Node
 from smolforge.recipe import DenseSection
 
+NO_SPANS = "no corrected spans, so every token weighs the same"
+
 
 def weigh(example: Example, section: DenseSection) -> Example:
     """The example with weights of 1 and gamma on its chosen and rejected answers' tokens, divided by N when normalised.
 
     By diff the n-th chosen answer is compared with the n-th rejected one (the last, when one kind has fewer). A chosen answer
     under a spoilt picture weighs as the same one under its own; the model's own words there were corrected nowhere.
+    Where spans were asked for and there are none, the example says so in its changes, which are counted.
     """
     plain: dict[str, list[int]] = {"chosen": [], "rejected": []}  # kind -> nodes
     spoilt = [(node, kind) for number, (node, kind) in enumerate(example.responses) if number in example.distorted]
     for number, (node, kind) in enumerate(example.responses):
         if number not in example.distorted and kind in plain:
             plain[kind].append(node)
-    marks = {node: example.nodes[node].corrected for node in (*plain["chosen"], *plain["rejected"])}
+    answers = (*plain["chosen"], *plain["rejected"])
+    marks = dict.fromkeys(answers) if section.corrected == "diff" else {n: example.nodes[n].corrected for n in answers}
+    unmarked = section.corrected == "spans" and all(mark is None for mark in marks.values())
     marks |= {node: None for node, kind in example.responses if kind == "other"}  # on the same scale
     if section.corrected == "diff":
         marks |= _by_diff(example, plain["chosen"], plain["rejected"], section)
     for (node, kind), twin in zip(spoilt, plain["chosen"]):
         marks[node] = marks[twin] if kind == "chosen" else None
     nodes = (_weighted(node, marks[n], section) if n in marks else node for n, node in enumerate(example.nodes))
-    return replace(example, nodes=tuple(nodes))
+    return replace(example, nodes=tuple(nodes), changes=example.changes + ((NO_SPANS,) if unmarked else ()))
 
 
 def _by_diff(example: Example, chosen: list[int], rejected: list[int], section: DenseSection) -> dict[int, np.ndarray]:

@@ -174,7 +174,8 @@ def conditional(chosen: torch.Tensor, spoilt: torch.Tensor, s: PreferenceSection
 
 
 def anchor(chosen: torch.Tensor, delta: float, s: PreferenceSection) -> torch.Tensor:
-    """mDPO's anchor, the same paper, eq. 5: -log s(beta r_w - delta), so that the chosen answer gets likelier."""
+    """mDPO's anchor, the same paper, eq. 5: -log s(beta r_w - delta), so that the chosen answer gets likelier. Its released code
+    has beta (r_w - delta); at the default delta of 0 they are the same."""
     return -logsigmoid(s.beta * chosen - delta)
 
 

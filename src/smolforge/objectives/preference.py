@@ -12,6 +12,7 @@ Legend: K scored tokens, R responses, P pairs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,7 +20,7 @@ import torch
 
 from smolforge.data.batch import PackedBatch, ResponseRef
 from smolforge.data.pipeline import Shaping
-from smolforge.errors import DataError
+from smolforge.errors import DataError, TrainingError
 from smolforge.objectives import Counts, LossOutput, Objective, Shared
 from smolforge.objectives.comparison import Comparison
 from smolforge.objectives.dense import weigh
@@ -58,8 +59,8 @@ def preference(section: PreferenceSection) -> Objective:
         own_words=isinstance(section.picture, NoiseSection),
         compare=compare,
         look=look if single else None,
-        looked=("kl", "others"),
-        share=(lambda sums: {"kl": max(0.0, sums["kl"] / (sums["others"] or 1))}) if single else (lambda sums: {}),
+        looked=("kl", "others") if single else (),
+        share=share if single else lambda sums: {},
     )
 
 
@@ -161,6 +162,14 @@ def look(log_probs: torch.Tensor, row: PackedBatch) -> Counts:
     scores = Scores.of(log_probs, row)
     others = [number for number, response in enumerate(row.responses) if response.kind == "other"]
     return {"kl": float((scores.policy - scores.reference)[others].sum()), "others": float(len(others))}
+
+
+def share(sums: Counts) -> Shared:
+    """KTO's z: the mean log-ratio, at least 0. Raises TrainingError when it is not finite."""
+    kl = sums["kl"] / (sums["others"] or 1)
+    if not math.isfinite(kl):
+        raise TrainingError(f"the distance to the reference is {kl}", mend="lower optim.lr, or look at the data")
+    return {"kl": max(0.0, kl)}
 
 
 def compare(log_probs: torch.Tensor, row: PackedBatch) -> list[Comparison]:

@@ -22,6 +22,7 @@ from smolforge.records import fingerprint
 
 Reference = Callable[[PackedBatch], torch.Tensor]  # row -> (K,) float32
 
+FORMAT = 1  # raise it when the same tree and weights would give other log-probs
 WAIT_SECONDS = 60  # for another process that writes
 
 
@@ -146,4 +147,4 @@ class ReferenceStore:
 
 def store_file(cache: Path, weights: str, dtype: str) -> Path:
     """Where a reference's log-probs are kept for all runs."""
-    return cache / "reference" / f"{fingerprint(weights, dtype)}.sqlite"
+    return cache / "reference" / f"{fingerprint(FORMAT, weights, dtype)}.sqlite"

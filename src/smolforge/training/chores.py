@@ -28,7 +28,7 @@ from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
 from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
 from smolforge.training.evaluate import held_out, read_comparisons, write_samples
-from smolforge.training.fixed import announce_features, prepare
+from smolforge.training.fixed import announce_features, keep_references
 from smolforge.training.runtime import Runtime
 from smolforge.training.setup import Setup
 from smolforge.training.tracking import Tracking
@@ -102,21 +102,22 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
 
 
 def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
-    """What the reference says of all examples that the run will see, where the recipe has it computed ahead."""
+    """Tell what cleaning found and how large the features will be; then what the reference says of all examples that the run
+    will see, where the recipe has it computed ahead."""
     state, recipe = run.progress, run.recipe
     for findings in run.stream.findings + (run.eval_stream.findings if recipe.eval.data else ()):
         for line in findings.lines():
             tracking.say(line)
-    announce_features(run.fixed, run.stream, tracking.say)
-    if run.fixed.store is None or state.prepared:
+    announce_features(run.fixed, run.stream, run.steps * recipe.batch.examples, tracking.say)
+    if run.fixed.store is None:
         return
     began = time.monotonic()
     held = range(min(recipe.eval.examples, run.eval_stream.num_rows))
-    prepare(run.fixed, run.eval_stream, held, runtime, tracking.say, what="held-out examples")
+    keep_references(run.fixed, run.eval_stream, held, runtime, tracking.say, what="held-out examples")
     if run.objective.needs_reference:
         places = run.stream.distinct(run.steps * recipe.batch.examples)
-        prepare(run.fixed, run.stream, places, runtime, tracking.say, what="training examples")
-    state.prepared, state.prepare_seconds = True, time.monotonic() - began
+        keep_references(run.fixed, run.stream, places, runtime, tracking.say, what="training examples")
+    state.prepare_seconds = time.monotonic() - began
 
 
 def tell_preferences(run: Setup, when: str, comparisons: list[Comparison], tracking: Tracking) -> dict[str, Any]:
@@ -134,6 +135,12 @@ def tell_preferences(run: Setup, when: str, comparisons: list[Comparison], track
 def mean_answer(samples: list[dict[str, Any]]) -> dict[str, float]:
     """Mean length of the model's own answers, in tokens: preference training tends to change it."""
     return {"answer tokens": sum(line["tokens"] for line in samples) / len(samples)} if samples else {}
+
+
+def forgotten_features(run: Setup) -> list[str]:
+    """How many pictures the feature cache had to give up."""
+    cache = run.fixed.features
+    return [f"{cache.evicted} pictures' features gave way to others: raise cache.max_gb"] if cache and cache.evicted else []
 
 
 def over_all(objective: Objective, step: Step, runtime: Runtime) -> tuple[Counts, float, float]:
@@ -283,7 +290,9 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
             "peak_memory_bytes": peak_memory(runtime.device),
             "dropped": dict(state.tally.dropped),
             "changed": dict(state.tally.changed),
-            "notes": [line for findings in run.stream.findings for line in findings.lines()] + state.tally.lines(),
+            "notes": forgotten_features(run)
+            + [line for findings in run.stream.findings for line in findings.lines()]
+            + state.tally.lines(),
             "versions": versions(),
         }
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=1))

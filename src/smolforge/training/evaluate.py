@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,8 @@ def held_out(fixed: Fixed, stream: Stream, section: EvalSection, runtime: Runtim
     sums = Sums(objective, compared=at_start or fixed.reference is not None)
     for output in outputs:
         sums.add(output, output.loss(counts))
+    if not math.isfinite(sums.loss):
+        raise TrainingError(f"the held-out loss is {sums.loss}", mend="start from another model, or look at eval.data")
     everyone = [one for part in runtime.gather(comparisons) for one in part]
     return Measured(means=sums.means(counts, runtime.sum), tally=tally, comparisons=everyone)
 

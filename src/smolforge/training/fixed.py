@@ -13,7 +13,7 @@ import torch
 from smolforge.data.batch import PackedBatch
 from smolforge.data.features import FeatureCache, cache_folder, feature_folder
 from smolforge.data.pipeline import Stream
-from smolforge.errors import CheckpointError, DataError
+from smolforge.errors import CheckpointError, DataError, TrainingError
 from smolforge.model.adapters import weights_fingerprint
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective
@@ -41,14 +41,14 @@ class Fixed:
 
     def add(self, row: PackedBatch, *, compare: bool) -> PackedBatch:
         """The row with features for tiles and, when it is compared, the reference's log-probs. The row is on the device."""
-        if self.objective.own_words:
-            row = own_words(self.model, row)
-        unseen = row
-        row = self.model.see(row)
+        unseen, row = row, self.model.see(row)
         if self.features is not None and row.features is not None and unseen.pictures:
             sizes = [tiles for _, tiles in unseen.pictures]
             for (key, _), features in zip(unseen.pictures, row.features[-sum(sizes) :].split(sizes)):
                 self.features.put(key, features)
+        if self.objective.own_words:
+            row = own_words(self.model, row)
+            unseen = replace(unseen, targets=row.targets)
         if compare and self.reference is not None:
             row = replace(row, reference=self.reference(row if self.own_start else unseen))
         return row
@@ -59,7 +59,10 @@ def own_words(model: TreeModel, row: PackedBatch) -> PackedBatch:
     spoilt = torch.tensor([response.distorted for response in row.responses], device=row.targets.device)
     if not spoilt.any():
         return row
+    mode = model.training
+    model.eval()  # its own words, not those of a model with parts dropped
     own = torch.where(spoilt[row.response_ids], model.likeliest(row), row.targets)
+    model.train(mode)
     return replace(row, targets=own)
 
 
@@ -98,28 +101,30 @@ def fix(
         return Fixed(model=model, objective=objective, features=features)
     asked, kind, own = section.reference, section.reference.kind, section.reference.model is None
     if kind == "auto":
-        kind = "adapters_off" if model.adapters and own and (passes <= 1 or objective.own_words) else "precomputed"
+        never_again = passes <= 1 or objective.own_words or objective.shaping.others  # KTO lends other answers each time
+        kind = "adapters_off" if model.adapters and own and never_again else "precomputed"
+    if start is None:
+        start = weights_fingerprint({"model": model.model})
+    elif model.adapters:  # a continuation, whose base should lie there as it did
+        unchanged_since(start, model)
+    made = Fixed(model=model, objective=objective, features=features, own_start=own, start=start)
     if model.adapters and own:
         reference = without_adapters(model)
+    elif own:
+        reference = lazy(lambda: frozen(unchanged_since(start, load(recipe.model.name))))
     else:
-        reference = lazy(lambda: frozen(load(asked.model or recipe.model.name)))
-    if kind in ("adapters_off", "copy"):
-        return Fixed(model=model, objective=objective, features=features, reference=reference, own_start=own)
-    start = start or weights_fingerprint({"model": model.model})
-    weights, ahead = start, reference if model.adapters else unchanged(model)
-    if not own:
         other = load(str(asked.model))
-        weights, ahead = weights_fingerprint({"model": other.model}), frozen(other)
-        reference = ahead
+        reference = frozen(other)
+    if kind in ("adapters_off", "copy"):
+        return replace(made, reference=reference)
+    weights = start if own else weights_fingerprint({"model": other.model})
     file = asked.store or store_file(cache_folder(recipe.cache.dir), weights, recipe.model.dtype)
     store = ReferenceStore(file, weights=weights, dtype=recipe.model.dtype)
-    return Fixed(
-        model=model, objective=objective, features=features, reference=kept(store, reference), store=store,
-        ahead=ahead, own_start=own, start=start,
-    )  # fmt: skip
+    ahead = unchanged(model) if own and not model.adapters else reference
+    return replace(made, reference=kept(store, reference), store=store, ahead=ahead)
 
 
-def prepare(
+def keep_references(
     fixed: Fixed, stream: Stream, places: Sequence[int], runtime: Runtime, say: Callable[[str], None], *, what: str
 ) -> None:
     """Compute and keep the reference's log-probs of examples that are not kept yet; features of pictures come with them.
@@ -142,7 +147,12 @@ def prepare(
         for row in stream.step([place for place, key in keys.items() if key in missing]).rows:
             unseen = row.to(runtime.device)
             row = fixed.add(unseen, compare=False)
-            values |= split(row, fixed.ahead(row if fixed.own_start else unseen))  # another model has its own eyes
+            log_probs = fixed.ahead(row if fixed.own_start else unseen)  # another model has its own eyes
+            if not torch.isfinite(log_probs).all():
+                raise TrainingError(
+                    "the reference's log-probs are not finite", where=", ".join(row.ids), mend="look at these rows"
+                )
+            values |= split(row, log_probs)
         fixed.store.put(values)
         done += len(values)
         now = time.monotonic()
@@ -151,11 +161,15 @@ def prepare(
             say(f"reference of {what}: {first + len(chunk):,} of {len(mine):,}, {left:.0f} s left")
             spoken = now
     runtime.wait()
-    say(f"reference of {what}: {done:,} computed in {time.monotonic() - began:.0f} s, {len(mine) - done:,} kept or unusable")
+    took, file = time.monotonic() - began, fixed.store.file
+    say(f"reference of {what}: {done:,} computed in {took:.0f} s, {len(mine) - done:,} kept or unusable, in {file}")
 
 
-def announce_features(fixed: Fixed, stream: Stream, say: Callable[[str], None]) -> None:
+def announce_features(fixed: Fixed, stream: Stream, examples: int, say: Callable[[str], None]) -> None:
     """Say how much space the features will take, before any is written.
+
+    Args:
+        examples: that the run will see.
 
     Raises:
         CheckpointError: the disk has not that much.
@@ -172,7 +186,7 @@ def announce_features(fixed: Fixed, stream: Stream, say: Callable[[str], None]) 
             continue
         seen += 1
         pictures |= {image.key: len(image.starts) for image in example.images}
-    tiles = sum(pictures.values()) / max(1, seen) * stream.num_rows
+    tiles = sum(pictures.values()) / max(1, seen) * min(stream.num_rows, examples)
     tile_bytes = model.feature_size * torch.empty(0, dtype=model.dtype).element_size()
     needed, limit = tiles * tile_bytes, cache.max_bytes
     cache.folder.mkdir(parents=True, exist_ok=True)
@@ -185,6 +199,19 @@ def announce_features(fixed: Fixed, stream: Stream, say: Callable[[str], None]) 
         raise CheckpointError(
             f"the disk has {free / 1e9:.1f} GB free", where=cache.folder, mend="choose another cache.dir or a lower cache.max_gb"
         )
+
+
+def unchanged_since(start: str, model: TreeModel) -> TreeModel:
+    """The model, when its weights (adapters aside) are those that the run started from.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if weights_fingerprint({"model": model.model}) != start:
+        raise CheckpointError(
+            "the model that the run started from has changed since", where="model.name", mend="put it back, or start a new run"
+        )
+    return model
 
 
 def unchanged(model: TreeModel) -> Reference:

@@ -13,8 +13,8 @@ from smolforge.data.pipeline import Stream, Tally, open_stream
 from smolforge.data.processor import load_renderer
 from smolforge.errors import CheckpointError, DataError, RecipeError
 from smolforge.hub import local_folder
-from smolforge.loading import base_folder, load_tree, merge
-from smolforge.model.adapters import add_adapters, is_adapter
+from smolforge.loading import base_folder, load_tree, merge, same_tokenizer
+from smolforge.model.adapters import BASE, add_adapters, is_adapter
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
@@ -38,9 +38,8 @@ class Progress:
     ended: bool = False  # by early stopping
     latest: dict[str, float] = field(default_factory=dict)  # held-out metrics last measured
     latest_step: int = -1  # at this step
-    start: str | None = None  # fingerprint of the weights it started from, where references are kept by it
-    prepared: bool = False  # references were computed ahead ...
-    prepare_seconds: float = 0.0  # ... in this time
+    start: str | None = None  # fingerprint of the weights that references are kept by
+    prepare_seconds: float = 0.0  # what was computed ahead took
     pictures_checked: bool = False  # every component that should train was seen to receive gradient
     tally: Tally = field(default_factory=Tally)
 
@@ -103,8 +102,12 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     _meet_data(stream, recipe.batch.examples)
 
     def load(name: str) -> TreeModel:
-        place = begin if name == recipe.model.name else local_folder(name)
-        tree = load_tree(place, renderer, dtype=recipe.model.dtype, device=runtime.device)
+        place, rules = begin, renderer
+        if name != recipe.model.name:
+            place = local_folder(name)
+            rules = load_renderer(base_folder(place), images=recipe.images, row_tokens=recipe.batch.row_tokens)
+            same_tokenizer(renderer, rules, name)
+        tree = load_tree(place, rules, dtype=recipe.model.dtype, device=runtime.device)
         merge(tree)
         return tree
 
@@ -117,7 +120,8 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         apply_freeze(model.model, recipe.freeze)
     elif not checkpoint:
         base = _base_for_adapters(recipe, begin, model, runtime)
-        model.adapters = [add_adapters(model.model, recipe.adapters, base=base, seed=recipe.run.seed)]
+        revision, seed = recipe.model.revision, recipe.run.seed
+        model.adapters = [add_adapters(model.model, recipe.adapters, base=base, revision=revision, seed=seed)]
     features = open_features(recipe, model)
     stream, eval_stream = replace(stream, features=features), replace(eval_stream, features=features)
     steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
@@ -137,7 +141,7 @@ def _base_for_adapters(recipe: Recipe, begin: Path, model: TreeModel, runtime: R
     """What saved adapters name as their model: a Hub name, or a folder's full path. A start that has adapters itself is merged
     and written into the run."""
     if is_adapter(begin):
-        merged = recipe.run.dir / "base"
+        merged = recipe.run.dir / BASE
         if runtime.is_main:
             save_model(merged, model.model, processor_files(base_folder(begin)))
         runtime.wait()
