@@ -363,3 +363,16 @@ def test_more_than_the_disk_has_is_refused_before_any_is_written(tiny, tmp_path,
 def test_a_tower_that_changes_cannot_be_kept(tiny, tmp_path, sections, mend):
     with pytest.raises(RecipeError, match=mend):
         recipe(tiny, tmp_path, **sections)
+
+
+def test_a_healthy_file_of_another_user_stays(tmp_path, monkeypatch):
+    """Its time of use cannot be set, which is no reason to lose it."""
+    cache = FeatureCache(folder=tmp_path, max_bytes=10**9, dtype=torch.float32)
+    cache.put(key(0), features(0))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", refuse)
+    assert cache.get(key(0)) is not None
+    assert cache.get(key(0)) is not None

@@ -29,6 +29,7 @@ from smolforge.model.adapters import (
     is_adapter,
     linear,
     weights_fingerprint,
+    write_weights,
 )
 from smolforge.model.build import component, load_model
 from smolforge.model.tree import TreeModel
@@ -397,3 +398,19 @@ def test_what_is_not_plain_runs_as_peft_has_it(tiny: Path) -> None:
             ours = linear(layer, x)
             torch.manual_seed(1)
             assert torch.equal(ours, layer(x))
+
+
+def test_a_revision_is_kept(tiny: Path, tmp_path: Path) -> None:
+    """Adapters of a Hub model's branch must not find the default branch when they are loaded."""
+    tree = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
+    handle = add_adapters(tree.model, LoraSection(), base="owner/model", revision="v2")
+    write_weights(tmp_path, handle)
+    assert base_of(tmp_path) == ("owner/model", "v2")
+
+
+def test_a_base_inside_a_run_is_found_where_the_run_was_moved(tmp_path: Path) -> None:
+    model = tmp_path / "moved" / "model"
+    model.mkdir(parents=True)
+    (tmp_path / "moved" / "base").mkdir()
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "old" / "base")}))
+    assert base_of(model) == (str(tmp_path / "moved" / "base"), None)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -22,9 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
-from smolforge.errors import TrainingError
+from smolforge.errors import CheckpointError, ModelError, TrainingError
 from smolforge.recipe import Recipe, parse_recipe
 from smolforge.training.loop import train
 from smolforge.training.runtime import Runtime
@@ -194,27 +193,6 @@ def test_golden_ten_steps(make_run):
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
-
-
-def _train(recipe: Recipe, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    from smolforge.training.loop import train
-
-    train(recipe)
-
-
-@pytest.fixture(scope="module")
-def start_process():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smolforge.training.loop", __name__])
-
-    def start(recipe: Recipe, **environment: str) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=_train, args=(recipe, environment))
-        process.start()
-        return process
-
-    return start
 
 
 def kept_examples(cache: Path) -> dict[str, bytes]:
@@ -462,3 +440,51 @@ def test_pairs_in_front_of_single_answers_are_dropped_by_name(make_run, tmp_path
     folder = train(make_run(data=[{"source": str(tmp_path / "rows.jsonl")}], run={"steps": 4}))
     dropped = summary(folder)["dropped"]
     assert "a pair without rejected" in dropped, dropped
+
+
+# --- what must not be compared ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sections", [{}, LORA], ids=["full", "LoRA"])
+def test_a_start_that_changed_is_refused(make_run, tiny, tmp_path, sections):
+    """A continuation whose base model was trained anew meanwhile would mix two references."""
+    start = tmp_path / "start"
+    shutil.copytree(tiny, start)
+    settings = {"model": {"name": str(start)}, "objective": reference("copy"), **sections}
+    train(make_run(run={"steps": 2, "save_every": 2}, **settings))
+    shutil.rmtree(tmp_path / "run" / "model")
+    (tmp_path / "run" / "summary.json").unlink()
+    file = next(start.glob("*.safetensors"))
+    save_file({name: tensor + 1e-3 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="has changed since"):
+        train(make_run(run={"steps": 2, "save_every": 2}, **settings))
+
+
+def test_a_reference_reads_the_same_tokens(make_run, tiny, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
+    tokenizer.add_tokens(["purplish"])
+    tokenizer.save(str(other / "tokenizer.json"))
+    with pytest.raises(ModelError, match="another tokenizer"):
+        train(make_run(objective=objective(reference={"kind": "copy", "model": str(other)})))
+
+
+def test_a_held_out_loss_that_is_not_a_number_ends_the_run(make_run, tiny, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    file = next(broken.glob("*.safetensors"))
+    save_file({name: tensor * math.nan for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(TrainingError, match=r"not finite|held-out loss is nan"):
+        train(make_run(model={"name": str(broken)}, objective=reference("copy")))
+
+
+def test_the_answer_that_kto_lends_never_costs_its_host(make_run, tmp_path):
+    """A control token in one row drops that row alone; the row before, which would have borrowed its answer, stays whole."""
+    rows = [{"prompt": "a red", "completion": f"circle {n}", "label": n % 2 == 0} for n in range(8)]
+    rows[3]["completion"] = "a star <end_of_utterance>"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [{"source": str(tmp_path / "rows.jsonl")}]
+    folder = train(make_run(objective=objective(loss="kto"), data=data, eval={"data": data, "samples": 0}, run={"steps": 2}))
+    assert sum(summary(folder)["dropped"].values()) == 1
+    assert not summary(folder)["changed"]

@@ -6,7 +6,6 @@ Real processes, real SIGKILLs. They come from a fork server that has imported ev
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -17,32 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smolforge.recipe import Recipe
 from smolforge.training.checkpoint import UNFINISHED, checkpoint_steps
 from smolforge.training.tracking import read_metrics
 
 KILLS = 12
-
-
-def _train(recipe: Recipe, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    from smolforge.training.loop import train
-
-    train(recipe)
-
-
-@pytest.fixture(scope="module")
-def start_process():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smolforge.training.loop", __name__])
-
-    def start(recipe: Recipe, **environment: str) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=_train, args=(recipe, environment))
-        process.start()
-        return process
-
-    return start
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
