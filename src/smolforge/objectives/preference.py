@@ -213,7 +213,7 @@ def _metrics(log_probs: torch.Tensor, row: PackedBatch, places: Places, section:
         "rewards/margins": (rewards[c] - rewards[r]).sum(),
         "drift/chosen": (ratios / scores.sizes)[places.chosen].sum(),
         "drift/rejected": (ratios / scores.sizes)[places.rejected].sum(),
-        # Schulman's k2 on the data's answers. k3 has exp(log ref - log pi), which explodes on answers that the policy would not give.
+        # Schulman's k2: k3 has exp(log ref - log pi), which explodes on answers that the policy would not give
         "kl": 0.5 * ratio.square().sum(),
     }  # fmt: skip
 
