@@ -36,8 +36,8 @@ class Tracking:
         )  # fmt: skip
         self.drawn = speak and self.console.is_terminal
         self.task = self.bar.add_task("training", total=steps, completed=first, figures="")
-        self.spoken = self.began = time.monotonic()
-        self.first = first
+        self.spoken = time.monotonic()
+        self.began: tuple[int, float] | None = None  # step and time of the first step that was shown
         if speak:
             forget_after(self.file, first or -1)  # from nothing: the measurement before step 1 is made again
 
@@ -64,8 +64,10 @@ class Tracking:
         figures = f"loss {values['loss']:.4f}  {values['examples/s']:.1f} ex/s  {values['tokens/s']:,.0f} tok/s"
         self.bar.update(self.task, completed=step, figures=figures)
         now = time.monotonic()
-        if not self.drawn and (now - self.spoken > LINE_SECONDS or step == self.steps):
-            left = (now - self.began) / max(1, step - self.first) * (self.steps - step)
+        began, since = self.began = self.began or (step, now)  # what came before the first step says nothing of the others
+        due = step > began and now - self.spoken > LINE_SECONDS
+        if not self.drawn and (due or step == self.steps):
+            left = (now - since) / max(1, step - began) * (self.steps - step)
             self.say(f"step {step}/{self.steps}  {figures}  {left:.0f} s left")
             self.spoken = now
 
