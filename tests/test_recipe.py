@@ -218,12 +218,15 @@ LORA = "adapters={}"
         (["loss={kto: 1, sigmoid: 1}"], "kto scores single answers"),
         (["loss=kto", "nll=0.1"], "kto scores single answers"),
         (["loss=kto", "picture={kind: crop}"], "kto scores single answers"),
-        (["picture={kind: noise}", "reference.kind=precomputed"], "use reference.kind: copy"),
-        (["reference={kind: adapters_off, model: m}"], "leave reference.model out, or choose copy"),
-        (["reference.store=a.sqlite"], "reference.store belongs to reference.kind: precomputed"),
-        (["reference={kind: copy, store: a.sqlite}"], "reference.store belongs to reference.kind: precomputed"),
+        (["picture={kind: noise}", "reference.kind=precomputed"], "use objective.reference.kind: copy"),
+        (["reference={kind: adapters_off, model: m}"], "leave objective.reference.model out, or choose copy"),
+        (["reference.store=a.sqlite"], "objective.reference.store belongs to objective.reference.kind: precomputed"),
+        (
+            ["reference={kind: copy, store: a.sqlite}"],
+            "objective.reference.store belongs to objective.reference.kind: precomputed",
+        ),
         (["reference.kind=adapters_off"], "adapters_off needs adapters; choose copy or precomputed"),
-        (["picture={kind: noise}"], "set reference.kind: copy"),
+        (["picture={kind: noise}"], "set objective.reference.kind: copy"),
     ],
 )
 def test_preference_options_that_make_no_sense_together(overrides: list[str], words: str) -> None:

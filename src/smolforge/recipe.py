@@ -224,11 +224,13 @@ class PreferenceSection(Section):
         if "kto" in names and (len(names) > 1 or self.picture):
             raise ValueError("kto scores single answers and cannot be added to losses of pairs")
         if isinstance(self.picture, NoiseSection) and self.reference.kind == "precomputed":
-            raise ValueError("noise makes the model's own words rejected, which nobody can score ahead; use reference.kind: copy")
+            raise ValueError(
+                "noise makes the model's own words rejected, which nobody can score ahead; use objective.reference.kind: copy"
+            )
         if self.reference.kind == "adapters_off" and self.reference.model:
-            raise ValueError("adapters_off is the run's own base model; leave reference.model out, or choose copy")
+            raise ValueError("adapters_off is the run's own base model; leave objective.reference.model out, or choose copy")
         if self.reference.store and self.reference.kind != "precomputed":
-            raise ValueError("reference.store belongs to reference.kind: precomputed")
+            raise ValueError("objective.reference.store belongs to objective.reference.kind: precomputed")
         return self
 
 
@@ -362,10 +364,10 @@ class Recipe(Section):
     def _reference_agrees(self, objective: PreferenceSection) -> None:
         reference = objective.reference
         if reference.kind == "adapters_off" and not self.adapters:
-            raise ValueError("reference.kind adapters_off needs adapters; choose copy or precomputed")
+            raise ValueError("objective.reference.kind: adapters_off needs adapters; choose copy or precomputed")
         at_hand = self.adapters and not reference.model
         if isinstance(objective.picture, NoiseSection) and not at_hand and reference.kind == "auto":
-            raise ValueError("noise needs a reference at hand while training; set reference.kind: copy")
+            raise ValueError("noise needs a reference at hand while training; set objective.reference.kind: copy")
         if reference.model and self.cache.features:
             raise ValueError("another reference model sees pictures with its own tower; leave cache.features out")
 
@@ -501,6 +503,10 @@ def _explain(error: ErrorDetails) -> str:
     if error["type"] == "model_type":
         return f"{place}: a section is a mapping of settings, not {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        known = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        if near := difflib.get_close_matches(error["input"], known, n=1):
+            message = f"{message}; did you mean {near[0]}?"
     given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
     return f"{place}: {message}{given}" if place else message
 

@@ -125,7 +125,7 @@ ABOUT = {
     "rewards/chosen": ("beta times the chosen answer's gain over the reference, nats", "higher"),
     "rewards/rejected": ("the same of the rejected answer", "lower"),
     "rewards/margins": ("chosen minus rejected", "higher"),
-    "rewards/spoilt": ("the same of the answer under a spoilt picture", "lower"),
+    "rewards/spoilt": ("beta times the gain of the answer under a spoilt picture", "lower"),
     "logps/chosen": ("log-prob of the chosen answers, nats; falling hard means the model forgets how to say them", "higher"),
     "logps/rejected": ("log-prob of the rejected answers", ""),
     "drift/chosen": ("log-prob of chosen against the reference, nats a token", "higher"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from smolforge.data.clean import NAMED, Findings, PairRules, clean_pairs
+from smolforge.data.clean import NAMED, UNREADABLE, Findings, PairRules, clean_pairs
 from smolforge.data.sources import shapes
 from smolforge.data.sources.tables import Source
 from smolforge.errors import DataError
@@ -42,14 +42,14 @@ def test_what_is_found_is_removed_and_named():
         "empty answer": 1,
         "chosen and rejected are identical": 1,
     }
-    assert findings.shown == {"length-skewed pair": 1, "unreadable row": 1}
+    assert findings.shown == {"length-skewed pair": 1, UNREADABLE: 1}
     assert findings.lines() == [
         "s: removed 1 pairs: duplicate pair",
         "s: removed 1 pairs: contradicts an earlier pair",
         "s: removed 1 pairs: empty answer",
         "s: removed 1 pairs: chosen and rejected are identical",
         "s: kept 1 pairs: length-skewed pair",
-        "s: kept 1 pairs: unreadable row",
+        f"s: kept 1 pairs: {UNREADABLE}",
         "s: median characters 3 chosen, 2 rejected; chosen is longer in 100% of 3 pairs",
         "  s[1]: duplicate pair (of row 0)",
         "  s[2]: contradicts an earlier pair (row 0)",

@@ -20,7 +20,7 @@ from smolforge.records import Media, Record, fingerprint
 NAMED = 20  # rows that are named; all are counted
 SKEWED = 10.0  # longer / shorter above which a pair is shown, without a rule about it
 
-UNREADABLE = "unreadable row"
+UNREADABLE = "cannot be used, dropped and named when it comes up"
 EMPTY = "empty answer"
 IDENTICAL = "chosen and rejected are identical"
 DUPLICATE = "duplicate pair"

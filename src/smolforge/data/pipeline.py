@@ -43,7 +43,7 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.dropped.update(other.dropped)
         self.changed.update(other.changed)
-        self.named = (self.named + other.named)[:NAMED]
+        self.named = list(dict.fromkeys(self.named + other.named))[:NAMED]  # a row comes up again in each epoch
 
     def drop(self, error: DataError, record: str) -> None:
         self.dropped[error.what] += 1

@@ -90,6 +90,9 @@ def lines(table: dict[str, dict[str, Any]]) -> list[str]:
             if s is None:
                 found.append(f"{source}: {words[measure]} unknown, there is no reference")
                 continue
+            if s["ties"] == 1:
+                found.append(f"{source}: chosen preferred {words[measure]}: all ties, {scores['pairs']} pairs")
+                continue
             ties = f", ties {s['ties']:.1%}" if s["ties"] else ""
             interval = f"[{s['low']:.1%}, {s['high']:.1%}]"
             found.append(

@@ -105,9 +105,10 @@ def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     """Tell what cleaning found and how large the features will be; then what the reference says of all examples that the run
     will see, where the recipe has it computed ahead."""
     state, recipe = run.progress, run.recipe
-    for findings in run.stream.findings + (run.eval_stream.findings if recipe.eval.data else ()):
-        for line in findings.lines():
-            tracking.say(line)
+    for what, stream in (("", run.stream), ("held-out: ", run.eval_stream)):
+        for findings in stream.findings if stream is run.stream or recipe.eval.data else ():
+            for line in findings.lines():
+                tracking.say(what + line)
     announce_features(run.fixed, run.stream, run.steps * recipe.batch.examples, tracking.say)
     if run.fixed.store is None:
         return

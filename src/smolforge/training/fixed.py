@@ -138,10 +138,11 @@ def keep_references(
     assert fixed.store is not None
     assert fixed.ahead is not None
     mine = places[runtime.rank :: runtime.world]
-    done, began, spoken = 0, time.monotonic(), time.monotonic()
+    done, usable, began, spoken = 0, 0, time.monotonic(), time.monotonic()
     for first in range(0, len(mine), CHUNK):
         chunk = mine[first : first + CHUNK]
         keys = {place: key for place in chunk if (key := stream.key(place))}
+        usable += len(keys)
         missing = fixed.store.missing([*keys.values()])
         values: dict[str, np.ndarray] = {}
         for row in stream.step([place for place, key in keys.items() if key in missing]).rows:
@@ -162,7 +163,8 @@ def keep_references(
             spoken = now
     runtime.wait()
     took, file = time.monotonic() - began, fixed.store.file
-    say(f"reference of {what}: {done:,} computed in {took:.0f} s, {len(mine) - done:,} kept or unusable, in {file}")
+    rest = f"{usable - done:,} kept before, {len(mine) - usable:,} unusable"
+    say(f"reference of {what}: {done:,} computed in {took:.0f} s, {rest}; {file}")
 
 
 def announce_features(fixed: Fixed, stream: Stream, examples: int, say: Callable[[str], None]) -> None:
