@@ -111,9 +111,13 @@ class TreeModel(nn.Module):
 
     def forward(self, batch: PackedBatch) -> torch.Tensor:
         """Log-probability of each scored token, (K,) float32, in the batch's order."""
+        return self.log_probs(self._predicting(batch), batch.targets)
+
+    def _predicting(self, batch: PackedBatch) -> torch.Tensor:
+        """Hidden states that predict the scored tokens, (K, D)."""
         hidden = self.embed(batch)  # (L, D)
         hidden = self.decode(hidden, batch.position_ids, [tree_attention(batch)] * len(self.decoder.layers))
-        return self.log_probs(hidden[batch.predictors], batch.targets)
+        return hidden[batch.predictors]
 
     def embed(self, batch: PackedBatch) -> torch.Tensor:
         """Token embeddings with the pictures' features in their placeholders, (L, D)."""
@@ -183,10 +187,8 @@ class TreeModel(nn.Module):
     @torch.no_grad()
     def likeliest(self, batch: PackedBatch) -> torch.Tensor:
         """The token that the model itself would say in each scored place, (K,)."""
-        hidden = self.embed(batch)  # (L, D)
-        hidden = self.decode(hidden, batch.position_ids, [tree_attention(batch)] * len(self.decoder.layers))
         rows = max(1, HEAD_CHUNK // self.head.weight.shape[0])
-        parts = [self.head(h).argmax(1) for h in hidden[batch.predictors].split(rows)]
+        parts = [self.head(h).argmax(1) for h in self._predicting(batch).split(rows)]
         return torch.cat(parts) if parts else batch.targets
 
     def _log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

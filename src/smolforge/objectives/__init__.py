@@ -74,9 +74,8 @@ class Sums:
 
     def add(self, output: LossOutput, loss: torch.Tensor) -> None:
         """A row's output, and its part of the loss, which is divided already."""
-        values = torch.stack(
-            [value.detach().float() for value in (loss, *output.metrics.values())]
-        ).tolist()  # one wait for the device
+        scalars = [value.detach().float() for value in (loss, *output.metrics.values())]
+        values = torch.stack(scalars).tolist()  # one wait for the device
         self.loss += values[0]
         for name, value in zip(output.metrics, values[1:]):
             self.totals[name] += value

@@ -131,7 +131,7 @@ def loss(log_probs: torch.Tensor, row: PackedBatch, shared: Shared, *, section: 
             terms["tokens"] = -weight * scores.policy[places.chosen].sum()
         elif name == "kto":
             answers = [*places.chosen, *places.rejected]
-            desirable = torch.tensor([r in places.chosen for r in answers], device=ratios.device, dtype=torch.bool)
+            desirable = torch.arange(len(answers), device=ratios.device) < len(places.chosen)
             terms["responses"] = weight * kto(ratios[answers], desirable, shared.get("kl", 0.0), section).sum()
         else:
             total = total + weight * PAIR_LOSSES[name](pairs, section).sum()

@@ -189,7 +189,7 @@ def announce_features(fixed: Fixed, stream: Stream, examples: int, say: Callable
         seen += 1
         pictures |= {image.key: len(image.starts) for image in example.images}
     tiles = sum(pictures.values()) / max(1, seen) * min(stream.num_rows, examples)
-    tile_bytes = model.feature_size * torch.empty(0, dtype=model.dtype).element_size()
+    tile_bytes = model.feature_size * model.dtype.itemsize
     needed, limit = tiles * tile_bytes, cache.max_bytes
     cache.folder.mkdir(parents=True, exist_ok=True)
     free, have = shutil.disk_usage(cache.folder).free, cache.size()
