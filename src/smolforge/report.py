@@ -24,7 +24,8 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem } h2 { font-size: 1.15rem; margin: 2.2
 .dim { color: var(--dim) } .good { color: var(--good) } .bad { color: var(--bad) }
 table { border-collapse: collapse } th, td { text-align: right; padding: .3rem .9rem .3rem 0; border-bottom:
   1px solid var(--line);
-  font-variant-numeric: tabular-nums } th:first-child, td:first-child, td.dim { text-align: left } th { font-weight: 600 }
+  font-variant-numeric: tabular-nums } th:first-child, td:first-child, td.dim { text-align: left }
+  td.dim { min-width: 16rem } th { font-weight: 600 }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem; overflow-wrap: anywhere }
 .card img { width: 100%; max-height: 15rem; object-fit: contain;
