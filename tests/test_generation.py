@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 
+from smolforge.data.batch import collate
 from smolforge.data.pipeline import prepare
+from smolforge.data.share import share
 from smolforge.data.sources.scenes import scene
-from smolforge.generation import Sampling, _choose, generate
+from smolforge.generation import CACHE_TOKENS, Sampling, _choose, generate, plan
 from smolforge.loading import load
-from smolforge.records import Media, Message, Record
+from smolforge.records import Media, Message, Record, Response
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +78,76 @@ def test_top_k_and_top_p_by_hand():
         "all": set(_choose(logits, Sampling(temperature=1), draw).tolist()),
     }
     assert drawn == {"k2": {0, 1}, "p4": {0}, "p6": {0, 1}, "all": {0, 1, 2}}
+
+
+def questions(loaded, reserve: int = 8):
+    """Seven questions about three pictures, some with options."""
+    asked = [
+        (0, "Is there a circle?", "AB"), (0, "Is there a star at the top?", ""), (1, "Is there a circle?", "ABC"),
+        (0, "Describe the picture.", "AB"), (2, "What?", ""), (1, "Describe the picture, and say what is in the middle.", ""),
+        (0, "Is there a circle?", "BA"),
+    ]  # fmt: skip
+    records = [
+        Record(
+            id=str(n), source="t",
+            messages=(Message(role="user", content=(Media(ref=scene(0, picture).draw), text)),),
+            responses=tuple(Response(text=letter, kind="option", closes=False) for letter in options),
+        )
+        for n, (picture, text, options) in enumerate(asked)
+    ]  # fmt: skip
+    return [prepare(record, loaded.renderer, reserve=reserve) for record in records]
+
+
+def test_questions_about_one_picture_share_it(loaded):
+    """The shared tree gives the answers and the options' log-probs of each question alone, and does less."""
+    examples = questions(loaded)
+    together = generate(loaded.model, loaded.renderer, examples, Sampling(max_new_tokens=8))
+    alone = [generate(loaded.model, loaded.renderer, [example], Sampling(max_new_tokens=8))[0] for example in examples]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [len(answer.logprobs) for answer in together] == [2, 0, 3, 2, 0, 0, 2]
+    for ours, theirs in zip(together, alone):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, rel=1e-5)  # float32, other batch shapes
+    assert together[0].logprobs == pytest.approx(together[6].logprobs[::-1], rel=1e-5)
+    row = collate([share([examples[n] for n in (0, 1, 3, 6)]).example])
+    assert row.num_tokens < sum(examples[n].num_tokens for n in (0, 1, 3, 6)) / 2
+
+
+def test_an_option_has_the_log_prob_of_its_tokens(loaded):
+    """log p(" A") after the prompt, from the plain model's own logits."""
+    (example,) = (e for e in questions(loaded)[2:3])
+    (answer,) = generate(loaded.model, loaded.renderer, [example], Sampling(max_new_tokens=1))
+    tiles = torch.cat([torch.from_numpy(image.tiles) for image in example.images])
+    for option, found in zip(example.nodes[1:], answer.logprobs):
+        ids = torch.from_numpy(np.concatenate([example.nodes[0].ids, option.ids]))[None]
+        with torch.no_grad():
+            logits = loaded.model.model(input_ids=ids, pixel_values=((tiles.float() / 255 - 0.5) / 0.5)[None]).logits
+        log_probs = logits[0, -len(option.ids) - 1 : -1].log_softmax(-1).gather(1, torch.from_numpy(option.ids)[:, None])
+        assert found == pytest.approx(float(log_probs.sum()), rel=1e-5)
+
+
+def test_groups_keep_families_together_and_fit_the_cache(loaded):
+    examples = questions(loaded)
+    assert sorted(n for group in plan(examples, 8) for n in group) == list(range(7))
+    assert len(plan(examples, 8)) == 1
+    assert [len(group) for group in plan(examples, CACHE_TOKENS)] == [1] * 7
+
+
+def test_answers_that_end_early_leave_the_batch(loaded, monkeypatch):
+    """With what few answers say as stops, they end at different steps; each is what it would be alone."""
+    said: list[list[int]] = []
+
+    def heard(*arguments):
+        tokens = _choose(*arguments)
+        said.append(tokens.tolist())
+        return tokens
+
+    examples = questions(loaded)
+    sampling = Sampling(max_new_tokens=30)
+    monkeypatch.setattr("smolforge.generation._choose", heard)
+    generate(loaded.model, loaded.renderer, examples, sampling)
+    speakers = Counter(token for answer in zip(*said) for token in set(answer))
+    monkeypatch.setattr("smolforge.generation.stop_ids", lambda _: frozenset(t for t, n in speakers.items() if n <= 3))
+    together = generate(loaded.model, loaded.renderer, examples, sampling)
+    alone = [generate(loaded.model, loaded.renderer, [example], sampling)[0] for example in examples]
+    assert len({answer.tokens for answer in together}) >= 3, "no case: answers end together"
+    assert [(a.text, a.tokens, a.finished) for a in together] == [(a.text, a.tokens, a.finished) for a in alone]

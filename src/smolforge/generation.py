@@ -1,22 +1,28 @@
 """Batched generation: prompts are rendered and packed like training rows, then continued with a key-value cache.
 
-Legend: B prompts, M longest prompt plus new tokens, L row tokens, H heads, G key-value heads, E head width, V vocabulary.
+Prompts about the same pictures are one tree, which runs once; the options of a multiple-choice question are branches under it,
+scored in the same pass.
+
+Legend: B prompts, M longest prompt plus new tokens, L row tokens, K scored tokens, D width, H heads, G key-value heads,
+E head width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.render import Example, Renderer
+from smolforge.data.share import Shared, families, share
 from smolforge.model.attention import Attend, tree_attention
 from smolforge.model.tree import TreeModel
 
 MAX_PROMPTS = 64  # continued side by side
 CACHE_TOKENS = 32768  # places in the key-value cache of prompts side by side, padding included
+FEWER = 0.75  # prompts that ended leave the batch when less than this share of it goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +44,45 @@ class Answer:
     tokens: int  # generated, the closing token included
     finished: bool  # ended by its closing token, not by max_new_tokens
     changes: tuple[str, ...] = ()  # what the length policy did to the prompt
+    logprobs: tuple[float, ...] = ()  # of the prompt's options: nats, summed over their tokens
 
 
 @torch.no_grad()
 def generate(model: TreeModel, renderer: Renderer, prompts: Sequence[Example], sampling: Sampling | None = None) -> list[Answer]:
-    """Continue prompts (examples without responses, pictures decoded), in their order.
+    """Continue prompts (pictures decoded), in their order.
 
     Args:
-        prompts: made by `pipeline.prepare(record, renderer, reserve=max_new_tokens)`.
+        prompts: made by `pipeline.prepare(record, renderer, reserve=max_new_tokens)`; options that they have are scored.
     """
     sampling = sampling or Sampling()
-    stops = stop_ids(renderer)
     generator = torch.Generator().manual_seed(sampling.seed)
     answers: dict[int, Answer] = {}
-    for group in _groups(prompts, sampling.max_new_tokens):
-        ids = _continue(model, collate([prompts[n] for n in group]), sampling, stops, generator)
-        for number, tokens in zip(group, ids):
-            finished = bool(tokens) and tokens[-1] in stops
-            text, changes = renderer.decode(tokens), prompts[number].changes
-            answers[number] = Answer(text=text, tokens=len(tokens), finished=finished, changes=changes)
+    for group in plan(prompts, sampling.max_new_tokens):
+        answers |= zip(group, continue_group(model, renderer, [prompts[n] for n in group], sampling, generator))
+    return [answers[number] for number in range(len(prompts))]
+
+
+@torch.no_grad()
+def continue_group(
+    model: TreeModel, renderer: Renderer, prompts: Sequence[Example], sampling: Sampling, generator: torch.Generator | None = None
+) -> list[Answer]:
+    """Continue prompts side by side, all at once: a group that `plan` made."""
+    generator = generator or torch.Generator().manual_seed(sampling.seed)
+    groups = families(prompts)
+    shared = [share([prompts[number] for number in group]) for group in groups]
+    row = collate([one.example for one in shared]).to(model.head.weight.device)
+    paths = _paths(shared)
+    stops = stop_ids(renderer)
+    ids, scores = _continue(model, row, paths, sampling, stops, generator)
+    answers: dict[int, Answer] = {}
+    for number, tokens in zip((number for group in groups for number in group), ids):
+        kinds = [kind for _, kind in prompts[number].responses]
+        own, scores = scores[: len(kinds)], scores[len(kinds) :]
+        finished = bool(tokens) and tokens[-1] in stops
+        answers[number] = Answer(
+            text=renderer.decode(tokens), tokens=len(tokens), finished=finished, changes=prompts[number].changes,
+            logprobs=tuple(score for score, kind in zip(own, kinds) if kind == "option"),
+        )  # fmt: skip
     return [answers[number] for number in range(len(prompts))]
 
 
@@ -67,43 +93,86 @@ def stop_ids(renderer: Renderer) -> frozenset[int]:
     return frozenset(token for token in ids if token is not None)
 
 
-def _groups(prompts: Sequence[Example], room: int) -> Iterator[list[int]]:
-    """Prompts of similar length together, longest first, as many as the cache holds with `room` new tokens each."""
-    group: list[int] = []
-    for number in sorted(range(len(prompts)), key=lambda n: -prompts[n].num_tokens):
-        if group:
-            places = (len(group) + 1) * (prompts[group[0]].num_tokens + room)
-            if len(group) == MAX_PROMPTS or places > CACHE_TOKENS:
-                yield group
-                group = []
-        group.append(number)
-    if group:
-        yield group
+def plan(prompts: Sequence[Example], room: int) -> list[list[int]]:
+    """Groups to continue side by side: families of prompts about the same pictures stay together, those of similar length meet,
+    longest first, as many as the cache holds with `room` new tokens each. Pictures need not be decoded."""
+    groups: list[list[int]] = []
+    longest: list[int] = []  # prompt of each group
+    ordered = sorted(families(prompts), key=lambda family: -max(prompts[n].depth for n in family))
+    for number in (number for family in ordered for number in family):
+        length = max(prompts[number].depth, longest[-1] if longest else 0)
+        fits = groups and len(groups[-1]) < MAX_PROMPTS and (len(groups[-1]) + 1) * (length + room) <= CACHE_TOKENS
+        if fits:
+            groups[-1].append(number)
+            longest[-1] = length
+        else:
+            groups.append([number])
+            longest.append(prompts[number].depth)
+    return groups
+
+
+def _paths(shared: Sequence[Shared]) -> list[torch.Tensor]:
+    """Row index of each prompt's tokens, from its root on: B tensors of (n,)."""
+    paths: list[torch.Tensor] = []
+    offset = 0
+    for one in shared:
+        starts: list[int] = []
+        nodes = one.example.nodes
+        for node in nodes:
+            starts.append(offset)
+            offset += len(node.ids)
+        for place in one.ends:
+            pieces: list[torch.Tensor] = []
+            while place >= 0:
+                pieces.insert(0, torch.arange(starts[place], starts[place] + len(nodes[place].ids)))
+                place = nodes[place].parent
+            paths.append(torch.cat(pieces))
+    return paths
 
 
 def _continue(
-    model: TreeModel, row: PackedBatch, sampling: Sampling, stops: frozenset[int], generator: torch.Generator
-) -> list[list[int]]:
-    device = model.head.weight.device
-    row = row.to(device)
-    lengths = torch.tensor(row.trees, device=device)  # (B,)
-    caches = [_Cache(row, lengths, sampling.max_new_tokens) for _ in model.decoder.layers]
+    model: TreeModel,
+    row: PackedBatch,
+    paths: Sequence[torch.Tensor],
+    sampling: Sampling,
+    stops: frozenset[int],
+    generator: torch.Generator,
+) -> tuple[list[list[int]], list[float]]:
+    """New tokens of each prompt, and the log-prob of each response of the row."""
+    device = row.input_ids.device
+    lengths = torch.tensor([len(path) for path in paths], device=device)  # (B,)
+    index = torch.nn.utils.rnn.pad_sequence(list(paths), batch_first=True).to(device)  # (B, longest prompt)
+    caches = [_Cache(index, lengths, sampling.max_new_tokens) for _ in model.decoder.layers]
     attend = tree_attention(row)
-    hidden = model.decode(model.embed(row), row.position_ids, [cache.fill(attend) for cache in caches])  # (L, D)
-    hidden = hidden[lengths.cumsum(0) - 1]  # (B, D)
-    done = torch.zeros(len(lengths), dtype=torch.bool)
-    answers: list[list[int]] = [[] for _ in row.trees]
+    states = model.decode(model.embed(row), row.position_ids, [cache.fill(attend) for cache in caches])  # (L, D)
+    scores = _sums(row, model.log_probs(states[row.predictors], row.targets))
+    hidden = states[index.gather(1, lengths[:, None] - 1)[:, 0]]  # (B, D)
+    answers: list[list[int]] = [[] for _ in paths]
+    rows = list(range(len(paths)))  # prompt of each row of `hidden`
+    over: set[int] = set()
     for number in range(sampling.max_new_tokens):
         tokens = _choose(model.head(hidden).float().cpu(), sampling, generator)  # (B,)
-        for answer, token, over in zip(answers, tokens.tolist(), done.tolist()):
-            if not over:
-                answer.append(token)
-        done |= torch.tensor([token in stops for token in tokens.tolist()])
-        if done.all() or number + 1 == sampling.max_new_tokens:
+        for prompt, token in zip(rows, tokens.tolist()):
+            if prompt not in over:
+                answers[prompt].append(token)
+                over |= {prompt} if token in stops else set()
+        if len(over) == len(paths) or number + 1 == sampling.max_new_tokens:
             break
+        going = torch.tensor([prompt not in over for prompt in rows])
+        if going.float().mean() < FEWER:  # moving the cache costs as much as a few steps
+            rows = [prompt for prompt in rows if prompt not in over]
+            tokens, lengths = tokens[going], lengths[going.to(device)]
+            for cache in caches:
+                cache.keep(going.to(device))
         hidden = model.decoder.embed_tokens(tokens.to(device))
         hidden = model.decode(hidden, lengths + number, [cache.extend(number) for cache in caches])
-    return answers
+    return answers, scores
+
+
+def _sums(row: PackedBatch, log_probs: torch.Tensor) -> list[float]:
+    """(K,) log-probs summed by response, in nats."""
+    sums = torch.zeros(len(row.responses), dtype=torch.float64)
+    return sums.index_add(0, row.response_ids.cpu(), log_probs.cpu().double()).tolist()
 
 
 def _choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
@@ -121,30 +190,36 @@ def _choose(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
-@dataclass
 class _Cache:
-    """Keys and values of one layer for B prompts, left-aligned: (B, M, G, E)."""
+    """Keys and values of one layer for B prompts, left-aligned: (B, M, G, E).
 
-    row: PackedBatch
-    lengths: torch.Tensor
-    room: int
-    keys: torch.Tensor = field(init=False)
-    values: torch.Tensor = field(init=False)
+    Args:
+        index: (B, longest prompt) row index of each prompt's tokens; padding is any index.
+        lengths: (B,) tokens of each prompt.
+        room: tokens that may be added.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, index: torch.Tensor, lengths: torch.Tensor, room: int) -> None:
+        self.index, self.lengths, self.room = index, lengths, room
 
     def fill(self, attend: Attend) -> Attend:
-        """Attend in the packed row and keep its keys and values."""
+        """Attend in the packed row and keep its keys and values. A prefix that prompts share is copied to each."""
 
         def kept(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-            longest = max(self.row.trees) + self.room
-            self.keys = k.new_zeros(len(self.lengths), longest, *k.shape[1:])
+            batch, longest = self.index.shape
+            self.keys = k.new_zeros(batch, longest + self.room, *k.shape[1:])
             self.values = torch.zeros_like(self.keys)
-            starts = self.lengths.cumsum(0) - self.lengths
-            tree = torch.repeat_interleave(torch.arange(len(self.lengths), device=k.device), self.lengths)  # (L,)
-            place = torch.arange(len(k), device=k.device) - starts[tree]
-            self.keys[tree, place], self.values[tree, place] = k, v
+            self.keys[:, :longest], self.values[:, :longest] = k[self.index], v[self.index]
             return attend(q, k, v, scale)
 
         return kept
+
+    def keep(self, which: torch.Tensor) -> None:
+        """Go on with some of the prompts: (B,) bool."""
+        self.keys, self.values, self.lengths = self.keys[which], self.values[which], self.lengths[which]
 
     def extend(self, number: int) -> Attend:
         """Attend from new token `number` of each prompt to everything before it."""
@@ -153,12 +228,14 @@ class _Cache:
             prompts = torch.arange(len(q), device=q.device)
             last = self.lengths + number  # (B,) place of the new token
             self.keys[prompts, last], self.values[prompts, last] = k, v
+            so_far = self.index.shape[1] + number + 1
+            keys, values = self.keys[:, :so_far], self.values[:, :so_far]
             groups = k.shape[1]
             q = q.unflatten(1, (groups, -1))  # (B, G, H/G, E)
-            scores = torch.einsum("bghe,bmge->bghm", q, self.keys) * scale
-            seen = torch.arange(self.keys.shape[1], device=q.device) <= last[:, None]  # (B, M)
+            scores = torch.einsum("bghe,bmge->bghm", q, keys) * scale
+            seen = torch.arange(so_far, device=q.device) <= last[:, None]  # (B, M)
             scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
             shares = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-            return torch.einsum("bghm,bmge->bghe", shares, self.values).flatten(1, 2)
+            return torch.einsum("bghm,bmge->bghe", shares, values).flatten(1, 2)
 
         return one

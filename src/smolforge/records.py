@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ResponseKind = Literal["target", "chosen", "rejected", "other"]  # other: another prompt's answer, for estimates
+# other: another prompt's answer, for estimates; option: what could be said to a question of multiple choice
+ResponseKind = Literal["target", "chosen", "rejected", "other", "option"]
 Spoilt = Literal["crop", "noise"]
 Role = Literal["system", "user", "assistant"]
 
@@ -64,23 +65,25 @@ class Response:
     """One continuation of the prompt by the assistant.
 
     `spans` are optional `[start, end)` character ranges of `text` that a human corrected (RLHF-V). With a distortion the
-    answer follows the same prompt with spoilt pictures.
+    answer follows the same prompt with spoilt pictures. One that does not close is only a beginning, such as an option's letter.
     """
 
     text: str
     kind: ResponseKind = "target"
     spans: tuple[tuple[int, int], ...] = ()
     distortion: Distortion | None = None
+    closes: bool = True  # ends with the closing token
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row of a source: a prompt and the responses that share it."""
+    """One row of a source: a prompt and the responses that share it. `prefill` begins the answer: given, not learnt."""
 
     id: str
     source: str
     messages: tuple[Message, ...]
     responses: tuple[Response, ...]
+    prefill: str = ""
 
     @property
     def media(self) -> tuple[Media, ...]:

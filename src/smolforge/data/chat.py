@@ -35,13 +35,13 @@ class ChatFormat:
             return messages
         return (Message(role="system", content=(self.system,)), *messages)
 
-    def answer(self, text: str) -> str:
+    def answer(self, text: str, *, closes: bool = True) -> str:
         """What follows an assistant turn's opening: scored, including the closing token.
 
-        >>> SMOLVLM.answer("A cat.")
-        ' A cat.<end_of_utterance>'
+        >>> SMOLVLM.answer("A cat."), SMOLVLM.answer("B", closes=False)
+        (' A cat.<end_of_utterance>', ' B')
         """
-        return f"{self.lead}{text}{self.close}"
+        return f"{self.lead}{text}{self.close if closes else ''}"
 
     def content(self, parts: tuple[Part, ...]) -> Iterator[Part]:
         """A message's content with the lead before it, text in whole strings, pictures in between."""

@@ -201,10 +201,11 @@ class Renderer:
         """A root for the pictures as they are, and one for each way of spoiling them that a response asks for."""
         tree = _TreeBuilder(self, spec)
         for distortion in dict.fromkeys((None, *(response.distortion for response in record.responses))):
-            prompt = self._lay_out_prompt(tree, record.name, messages, pictures, distortion)
+            prompt = self._lay_out_prompt(tree, record, messages, pictures, distortion)
             for response in record.responses:
                 if response.distortion == distortion:
-                    tree.response(self.chat.answer(response.text), response.kind, parent=prompt, spans=self._shifted(response))
+                    text = self.chat.answer(response.text, closes=response.closes)
+                    tree.response(text, response.kind, parent=prompt, spans=self._shifted(response))
         return Example(
             id=record.id,
             source=record.source,
@@ -222,7 +223,7 @@ class Renderer:
     def _lay_out_prompt(
         self,
         tree: _TreeBuilder,
-        name: str,
+        record: Record,
         messages: tuple[Message, ...],
         pictures: tuple[Picture, ...],
         distortion: Distortion | None,
@@ -233,13 +234,13 @@ class Renderer:
         for message in self.chat.messages(messages):
             tree.text(self.chat.open_turn(message.role))
             if message.train:
-                tree.response(self.chat.answer(_text_of(message, name)), "target")
+                tree.response(self.chat.answer(_text_of(message, record.name)), "target")
             else:
                 for part in self.chat.content(message.content):
                     tree.text(part) if isinstance(part, str) else tree.picture()
                 tree.text(self.chat.close)
             tree.text(self.chat.after)
-        tree.text(self.chat.open_turn("assistant"))
+        tree.text(self.chat.open_turn("assistant") + record.prefill)
         return tree.close_node()
 
     def _excess(self, example: Example, reserve: int) -> int:
@@ -257,7 +258,7 @@ class Renderer:
         trained += [response.text for response in record.responses]
         if not all(text.strip() for text in trained):
             raise DataError("empty answer", where=record.name, mend="remove the row or give it an answer")
-        for text in (*texts, *trained):
+        for text in (*texts, *trained, record.prefill):
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise DataError("a text that is not Unicode (half of a surrogate pair)", where=record.name, mend="mend the text")
             if found := self._control_tokens.search(text):
