@@ -71,8 +71,8 @@ def test_what_is_kept_stays(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ({"weights": "v"}, r"holds log-probs of another reference \(other weights\)"),
-        ({"dtype": "bfloat16"}, r"holds log-probs of another reference \(other dtype\)"),
+        ({"weights": "v"}, r"holds log-probs of another model \(other weights\)"),
+        ({"dtype": "bfloat16"}, r"holds log-probs of another model \(other dtype\)"),
         ({"weights": "v", "dtype": "bfloat16"}, r"\(other weights and dtype\)"),
     ],
 )
@@ -89,9 +89,9 @@ def test_another_models_file_is_refused(tmp_path, other, words):
 def test_a_damaged_file_is_one_line(tmp_path, damage):
     one = store(tmp_path)
     one.put({f"{n:032}": values(n, 500) for n in range(200)})
-    one._db.close()
-    content = one.file.read_bytes()
-    one.file.write_bytes(
+    one.kept._db.close()
+    content = one.kept.file.read_bytes()
+    one.kept.file.write_bytes(
         {"text": b"no database, but long enough to have a header " * 99, "zeros": bytes(len(content)), "cut": content[:5000]}[
             damage
         ]
@@ -105,10 +105,10 @@ def test_a_damaged_page_is_one_line_when_it_is_read(tmp_path):
     """The header is whole, so it opens; the damage shows at the first look-up."""
     one = store(tmp_path)
     one.put({f"{n:032}": values(n, 500) for n in range(200)})
-    one._db.close()
-    with one.file.open("r+b") as file:
+    one.kept._db.close()
+    with one.kept.file.open("r+b") as file:
         file.seek(3 * 4096)
-        file.write(b"\xff" * (one.file.stat().st_size - 3 * 4096))
+        file.write(b"\xff" * (one.kept.file.stat().st_size - 3 * 4096))
     with pytest.raises(CheckpointError, match=r"store\.sqlite"):
         store(tmp_path).get([f"{n:032}" for n in range(200)])
 
@@ -191,8 +191,8 @@ def test_only_what_is_missing_is_computed(tmp_path, rows, model):
         assert torch.equal(a, b)
         assert torch.equal(a, plain(row))
         assert a.dtype == torch.float32
-    one._db.execute("delete from log_probs where key = ?", (rows[-1].keys[0],))
-    one._db.commit()
+    one.kept._db.execute("delete from kept where key = ?", (rows[-1].keys[0],))
+    one.kept._db.commit()
     for row in rows:
         reference(row)
     assert asked == [*rows, rows[-1]]

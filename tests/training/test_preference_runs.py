@@ -200,7 +200,7 @@ def kept_examples(cache: Path) -> dict[str, bytes]:
     for file in cache.glob("reference/*.sqlite"):
         with sqlite3.connect(file, timeout=60) as db:
             try:
-                return dict(db.execute("select key, value from log_probs"))
+                return dict(db.execute("select key, value from kept"))
             except sqlite3.OperationalError:
                 return {}
     return {}
@@ -258,7 +258,7 @@ def test_the_second_attempt_computes_only_what_is_missing(make_run, tmp_path, ca
     assert len(before) == 20
     gone = sorted(before)[::4]
     with sqlite3.connect(store) as db:
-        db.executemany("delete from log_probs where key = ?", [(key,) for key in gone])
+        db.executemany("delete from kept where key = ?", [(key,) for key in gone])
     capsys.readouterr()
     train(make_run("again", objective=reference("precomputed"), run={"steps": 3}))
     said = capsys.readouterr().err.replace("\n", " ")
@@ -344,9 +344,9 @@ def test_a_poisoned_reference_names_the_records_of_its_row(make_run, tmp_path):
     key, name = run.stream.key(place), run.stream.name(place)
     (store,) = (tmp_path / "cache" / "reference").glob("*.sqlite")
     with sqlite3.connect(store) as db:
-        value = np.frombuffer(db.execute("select value from log_probs where key = ?", (key,)).fetchone()[0], np.float32).copy()
+        value = np.frombuffer(db.execute("select value from kept where key = ?", (key,)).fetchone()[0], np.float32).copy()
         value[len(value) // 2] = np.nan
-        db.execute("update log_probs set value = ? where key = ?", (value.tobytes(), key))
+        db.execute("update kept set value = ? where key = ?", (value.tobytes(), key))
     with pytest.raises(TrainingError, match="the loss is nan") as caught:
         train(recipe)
     assert name in str(caught.value)

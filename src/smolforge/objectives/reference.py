@@ -6,24 +6,21 @@ weights and dtype. So another rendering or other data simply is not there yet, a
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from smolforge.data.batch import PackedBatch
-from smolforge.errors import CheckpointError
 from smolforge.model.adapters import adapters_off
 from smolforge.model.tree import TreeModel
 from smolforge.records import fingerprint
+from smolforge.store import Store
 
 Reference = Callable[[PackedBatch], torch.Tensor]  # row -> (K,) float32
 
-FORMAT = 1  # raise it when the same tree and weights would give other log-probs
-WAIT_SECONDS = 60  # for another process that writes
+FORMAT = 2  # raise it when the same tree and weights would give other log-probs
 
 
 def without_adapters(model: TreeModel) -> Reference:
@@ -73,7 +70,7 @@ def split(row: PackedBatch, log_probs: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 class ReferenceStore:
-    """Log-probs of examples under one reference, in an SQLite file. Interrupted, it keeps what was committed; processes share it.
+    """Log-probs of examples under one reference.
 
     Args:
         file: made when absent.
@@ -85,64 +82,23 @@ class ReferenceStore:
     """
 
     def __init__(self, file: Path, *, weights: str, dtype: str) -> None:
-        self.file = file
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(file, timeout=WAIT_SECONDS)
-            with self._db:
-                self._db.execute("create table if not exists about (name text primary key, value text)")
-                self._db.execute("create table if not exists log_probs (key text primary key, value blob)")
-                given = {"weights": weights, "dtype": dtype}
-                self._db.executemany("insert or ignore into about values (?, ?)", given.items())
-            found = dict(self._db.execute("select name, value from about"))
-        except (OSError, sqlite3.Error) as error:
-            raise CheckpointError(
-                f"not a usable store of log-probs ({error})", where=file, mend="delete it, or choose another"
-            ) from error
-        if different := [name for name in given if found[name] != given[name]]:
-            raise CheckpointError(
-                f"holds log-probs of another reference (other {' and '.join(different)})",
-                where=file,
-                mend="leave objective.reference.store out, or choose another file",
-            )
+        mend = "leave objective.reference.store out, or choose another file"
+        self.kept = Store(file, about={"weights": weights, "dtype": dtype}, what="log-probs", mend=mend)
 
     def __len__(self) -> int:
-        return int(self._db.execute("select count(*) from log_probs").fetchone()[0])
+        return len(self.kept)
 
     def get(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Kept log-probs by key, float32; absent keys are left out."""
-        found = {}
-        for key in keys:
-            value = self._one("select value from log_probs where key = ?", key)
-            if value is not None:
-                found[key] = np.frombuffer(value, np.float32)
-        return found
+        return {key: np.frombuffer(value, np.float32) for key, value in self.kept.get(keys).items()}
 
     def missing(self, keys: Sequence[str]) -> set[str]:
         """Keys that are not kept yet."""
-        return {key for key in keys if self._one("select 1 from log_probs where key = ?", key) is None}
-
-    def _one(self, question: str, key: str) -> Any:
-        try:
-            row = self._db.execute(question, (key,)).fetchone()
-        except sqlite3.Error as error:
-            raise CheckpointError(f"cannot be read ({error})", where=self.file, mend="delete it: it is computed anew") from error
-        return None if row is None else row[0]
+        return self.kept.missing(keys)
 
     def put(self, values: Mapping[str, np.ndarray]) -> None:
-        """Keep log-probs, all or none of these.
-
-        Raises:
-            CheckpointError: the disk is full or the file is locked.
-        """
-        rows = [(key, np.ascontiguousarray(value, np.float32).tobytes()) for key, value in values.items()]
-        try:
-            with self._db:
-                self._db.executemany("insert or ignore into log_probs values (?, ?)", rows)
-        except sqlite3.Error as error:
-            raise CheckpointError(
-                f"cannot be written ({error})", where=self.file, mend="free some space and run again"
-            ) from error
+        """Keep log-probs, all or none of these. Raises CheckpointError when the disk is full or the file is locked."""
+        self.kept.put({key: np.ascontiguousarray(value, np.float32).tobytes() for key, value in values.items()})
 
 
 def store_file(cache: Path, weights: str, dtype: str) -> Path:

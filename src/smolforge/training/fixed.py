@@ -162,7 +162,7 @@ def keep_references(
             say(f"reference of {what}: {first + len(chunk):,} of {len(mine):,}, {left:.0f} s left")
             spoken = now
     runtime.wait()
-    took, file = time.monotonic() - began, fixed.store.file
+    took, file = time.monotonic() - began, fixed.store.kept.file
     rest = f"{usable - done:,} kept before, {len(mine) - usable:,} unusable"
     say(f"reference of {what}: {done:,} computed in {took:.0f} s, {rest}; {file}")
 
