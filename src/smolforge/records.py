@@ -29,6 +29,7 @@ class Media:
     """
 
     ref: Path | str | bytes | Image | Callable[[], Image]
+    split: bool = True  # False: shown whole as one tile, as frames of a video are
 
     def __str__(self) -> str:
         if isinstance(self.ref, bytes):

@@ -72,6 +72,7 @@ class Picture:
     width: int
     height: int
     pixels: Callable[[], Image.Image]  # RGB, upright; decodes anew at each call
+    split: bool = True  # False: one tile, whatever the spec says
 
 
 # --- sizes: pure arithmetic --------------------------------------------------------------------------------------
@@ -229,7 +230,8 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
         _check_size(ref.width, ref.height, max_pixels, media)
         with _mended_errors(media):
             image = to_rgb(ref)
-        return Picture(key=fingerprint(image.size, image.tobytes()), width=image.width, height=image.height, pixels=lambda: image)
+        key = fingerprint(image.size, image.tobytes())
+        return Picture(key=key, width=image.width, height=image.height, pixels=lambda: image, split=media.split)
     data = _read(ref)
     with _mended_errors(media):
         header = _open(data)
@@ -242,7 +244,7 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
         with _mended_errors(media):
             return to_rgb(_open(data))
 
-    return Picture(key=fingerprint(data), width=width, height=height, pixels=pixels)
+    return Picture(key=fingerprint(data), width=width, height=height, pixels=pixels, split=media.split)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -323,7 +323,8 @@ class _TreeBuilder:
     def picture(self) -> None:
         assert self.spec is not None
         picture, starts = next(self.pictures), []
-        for piece in self.renderer.picture_pieces(tile_grid(picture.width, picture.height, self.spec)):
+        spec = self.spec if picture.split else replace(self.spec, split=False)
+        for piece in self.renderer.picture_pieces(tile_grid(picture.width, picture.height, spec)):
             if piece is not None:
                 self.pending += piece
                 continue
@@ -331,7 +332,7 @@ class _TreeBuilder:
             starts.append(len(self.ids))
             self.ids += [self.renderer.image_id] * self.renderer.image_tokens
         self.images.append(
-            PlacedImage(picture=picture, spec=self.spec, node=len(self.nodes), starts=tuple(starts), distortion=self.distortion)
+            PlacedImage(picture=picture, spec=spec, node=len(self.nodes), starts=tuple(starts), distortion=self.distortion)
         )
 
     def response(

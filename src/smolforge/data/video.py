@@ -1,0 +1,395 @@
+"""Videos, because the family reads them as pictures with their times in between: which frames, and what stands around them.
+
+    a file or a folder of frames
+      timeline       when every frame is shown, read from the file's packets without decoding one
+      sample_frames  numbers of the frames that are taken
+      video_parts    "... four frames from a 0:00:13 [H:MM:SS] video.\\n" "\\nFrame from 00:01:" picture ... "\\n\\n"
+
+A frame's pixels are decoded when they are asked for, the video's chosen frames together, and kept for its next question.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from smolforge.data.processor import read_json
+from smolforge.errors import DataError, MediaError, ModelError
+from smolforge.records import Media, Part
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+VideoStyle = Literal["smolvlm", "vlmevalkit"]  # whose words stand around the frames
+Version = tuple[int, int]  # of a file: time of its last change in nanoseconds, bytes
+
+MAX_FRAMES = 999  # what `in_words` can say; a context holds far fewer
+MAX_FPS = 1000.0
+MAX_SECONDS = 24 * 3600  # of more than a day H:MM:SS cannot tell
+SKIPPED_SECONDS = 1  # at both ends of a long video: titles and fades
+FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# What videos come in. Playlists are left out: they name other files and addresses, which would be opened too.
+CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,rm"
+SOUGHT_BY_DECODING_TIME = ("mpegts",)  # the other containers seek to the time that a frame is shown at
+
+# VLMEvalKit's `SmolVLM2.build_prompt_video` joins all pieces by a space, hence those at the ends. It opens the user's turn with
+# a second <|im_start|> and puts a space before <end_of_utterance> and before the last newline, which parts cannot say.
+VLMEVALKIT_SYSTEM = "pay attention to the video and answer the question "
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSampling:
+    """How densely a checkpoint wants a video looked at (its `video_sampling`)."""
+
+    max_frames: int = 64
+    fps: float = 1.0  # frames a second, as long as they are no more than max_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """When a video's frames are shown, in ticks of the file's clock.
+
+    >>> film = Timeline(stamps=(100, 140, 220), tick=Fraction(1, 1000), end=260)
+    >>> float(film.seconds), [float(film.time(number)) for number in range(3)]
+    (0.16, [0.0, 0.04, 0.12])
+    """
+
+    stamps: Sequence[int]  # rising, one a frame
+    tick: Fraction  # seconds
+    end: int  # when the last frame's time is over
+    keys: Sequence[tuple[int, int]] = ()  # frames that decoding can begin at: (stamp, what to seek to)
+
+    @property
+    def seconds(self) -> Fraction:
+        return (self.end - self.stamps[0]) * self.tick
+
+    def time(self, number: int) -> Fraction:
+        """Seconds from the first frame to frame `number`."""
+        return (self.stamps[number] - self.stamps[0]) * self.tick
+
+    def clip(self, start: float | None, end: float | None) -> Timeline | None:
+        """Frames shown at `start` <= seconds < `end`, as a video of its own; None when there are none."""
+        first = 0 if start is None else bisect_left(self.stamps, self._ticks(start))
+        last = len(self.stamps) if end is None else bisect_left(self.stamps, self._ticks(end))
+        if first >= last:
+            return None
+        after = self.stamps[last] if last < len(self.stamps) else self.end
+        return replace(self, stamps=self.stamps[first:last], end=after)
+
+    def _ticks(self, seconds: float) -> int:
+        return self.stamps[0] + math.ceil(Fraction(seconds).limit_denominator(10**6) / self.tick)  # 0.1 means a tenth
+
+
+def load_sampling(folder: Path) -> VideoSampling:
+    """What a checkpoint says of videos; 64 frames, one a second, where it says nothing.
+
+    Published checkpoints have `video_sampling` in preprocessor_config.json; transformers 5 saves a `video_processor`.
+
+    Raises:
+        ModelError: a file that is not JSON, or numbers that make no sense.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        config = read_json(folder / name) if (folder / name).is_file() else {}
+        said = config.get("video_processor", config)
+        said = said.get("video_sampling") or said
+        frames, fps = said.get("max_frames", said.get("num_frames")), said.get("fps")
+        if frames and fps:
+            numbers = isinstance(frames, int) and isinstance(fps, int | float)
+            if not (numbers and 1 <= frames <= MAX_FRAMES and 0 < fps <= MAX_FPS):
+                mend = f"max_frames is 1 to {MAX_FRAMES}, fps more than 0"
+                raise ModelError(f"video sampling of {frames} frames, {fps} a second", where=folder / name, mend=mend)
+            return VideoSampling(max_frames=frames, fps=float(fps))
+    return VideoSampling()
+
+
+# --- parts of a message ------------------------------------------------------------------------------------------
+
+
+def video_parts(
+    path: Path,
+    *,
+    max_frames: int = 64,
+    fps: float = 1.0,
+    start: float | None = None,
+    end: float | None = None,
+    folder_fps: float = 3.0,
+    style: VideoStyle = "smolvlm",
+) -> tuple[Part, ...]:
+    """A video as the parts of a user's turn: its frames, each as one tile, and the text around them.
+
+    Args:
+        path: a video file, or a folder of frames in the order of their names.
+        max_frames: most frames that are taken, 1 to 999.
+        fps: frames taken a second while they are no more than max_frames.
+        start: seconds; what comes before is cut off. Times in the prompt count from the clip's first frame.
+        end: seconds; this moment and what comes after is cut off.
+        folder_fps: frames a second that a folder holds.
+        style: "smolvlm" is word for word what transformers' SmolVLMProcessor writes. "vlmevalkit" is VLMEvalKit's prompt
+            for SmolVLM2, which calls frame i of one a second "Frame from {i as MM:SS}" whatever fps was.
+
+    Raises:
+        DataError: PyAV is missing, or numbers that make no sense.
+        MediaError: missing, damaged, without a moving picture, or no frame between start and end.
+    """
+    _check(path, max_frames, fps, start, end, folder_fps)
+    whole = timeline(path, folder_fps=folder_fps)
+    if whole.seconds >= MAX_SECONDS:
+        raise MediaError(f"a video of {float(whole.seconds) / 3600:.1f} hours", where=path, mend="cut it to less than a day")
+    clip = whole.clip(start, end)
+    if clip is None:
+        asked = f"from {start or 0} s on" if end is None else f"from {start or 0} s to {end} s"
+        raise MediaError(f"no frame {asked}", where=path, mend=f"the video lasts {float(whole.seconds):.3f} s")
+    sampling = VideoSampling(max_frames=max_frames, fps=fps)
+    if style == "smolvlm":
+        numbers = sample_frames(len(clip.stamps), float(clip.seconds), sampling)
+        length = timedelta(seconds=int(clip.seconds))
+        before = f"You are provided the following series of {in_words(len(numbers))} frames from a {length} [H:MM:SS] video.\n"
+        captions = [f"\nFrame from {_clock(int(clip.time(number)))}:" for number in numbers]
+        after = "\n\n"
+    else:
+        counted = count_frames(len(clip.stamps), float(clip.seconds), sampling)
+        numbers = [number for _, number in counted]
+        before = "Here are some frames sampled from a video:\n"
+        captions = [f" Frame from {_clock(count)}: " for count, _ in counted]
+        after = " \n "
+    captions[0] = before + captions[0]
+    pictures = _pictures(path, tuple(clip.stamps[number] for number in numbers))
+    return (*(part for pair in zip(captions, pictures) for part in pair), after)
+
+
+def sample_frames(num_frames: int, seconds: float, sampling: VideoSampling) -> list[int]:
+    """Numbers of the frames that transformers takes of a video (`SmolVLMVideoProcessor.sample_frames`).
+
+    min(fps x seconds, max_frames) spread evenly from the first frame to the last one; of a long video a second is left out
+    at both ends.
+
+    >>> sample_frames(100, 10.0, VideoSampling(fps=0.3))
+    [0, 49, 99]
+    >>> sample_frames(100, 10.0, VideoSampling(max_frames=5))  # 10 s less 2 s are more than 5: from frame 10 to 90
+    [10, 30, 50, 70, 90]
+    """
+    first, last, rate = 0, num_frames - 1, num_frames / seconds
+    if seconds - 2 * SKIPPED_SECONDS > sampling.max_frames * sampling.fps:  # the reference compares seconds with this product
+        first, last = int(SKIPPED_SECONDS * rate), min(int(num_frames - SKIPPED_SECONDS * rate), last)
+        if first >= last:
+            first, last = 0, num_frames - 1
+    count = max(1, min(round(sampling.fps * seconds), sampling.max_frames))
+    return np.unique(np.linspace(first, last, count, dtype=int)).tolist()
+
+
+def count_frames(num_frames: int, seconds: float, sampling: VideoSampling) -> list[tuple[int, int]]:
+    """(count, number) of the frames that VLMEvalKit takes (`save_video_frames`, then `SmolVLM2.build_prompt_video`).
+
+    `fps` frames a second from the first one on, counted 0, 1, 2 ..., and of more than max_frames an even choice.
+
+    >>> count_frames(100, 10.0, VideoSampling(max_frames=4))
+    [(0, 0), (3, 30), (6, 60), (9, 90)]
+    """
+    step = num_frames / seconds / sampling.fps
+    every = [min(int(count * step), num_frames - 1) for count in range(max(1, int(seconds * sampling.fps)))]
+    kept = np.linspace(0, len(every) - 1, min(len(every), sampling.max_frames), dtype=int).tolist()
+    return [(count, every[count]) for count in kept]
+
+
+def in_words(number: int) -> str:
+    """A count from 1 to 999 in English words, as num2words writes it.
+
+    >>> in_words(7), in_words(64), in_words(100), in_words(128)
+    ('seven', 'sixty-four', 'one hundred', 'one hundred and twenty-eight')
+    """
+    assert 1 <= number <= MAX_FRAMES
+    hundreds, rest = divmod(number, 100)
+    above = f"{BELOW_TWENTY[hundreds]} hundred" if hundreds else ""
+    below = BELOW_TWENTY[rest] if rest < 20 else "-".join(filter(None, (TENS[rest // 10], BELOW_TWENTY[rest % 10])))
+    return " and ".join(filter(None, (above, below)))
+
+
+BELOW_TWENTY = (
+    "", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def _clock(seconds: int) -> str:
+    return f"{seconds // 60:02d}:{seconds % 60:02d}"
+
+
+def _check(path: Path, max_frames: int, fps: float, start: float | None, end: float | None, folder_fps: float) -> None:
+    if not 1 <= max_frames <= MAX_FRAMES:
+        raise DataError(f"max_frames is {max_frames}", where=path, mend=f"1 to {MAX_FRAMES} frames can be taken")
+    for name, rate in (("fps", fps), ("folder_fps", folder_fps)):
+        if not 0 < rate <= MAX_FPS:
+            raise DataError(f"{name} is {rate}", where=path, mend=f"frames a second are more than 0 and at most {MAX_FPS:.0f}")
+    begin = start or 0.0
+    if not (0 <= begin < math.inf and (end is None or begin < end < math.inf)):
+        raise DataError(f"a clip from {start} s to {end} s", where=path, mend="start is 0 or later, and before the end")
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def timeline(path: Path, *, folder_fps: float = 3.0) -> Timeline:
+    """When each frame of a video file, or of a folder of frames, is shown. No frame is decoded.
+
+    Raises:
+        DataError: PyAV is missing.
+        MediaError: missing, damaged, or without a moving picture.
+    """
+    if not path.is_dir():
+        return _file_timeline(path, _version(path))
+    count = len(_frame_files(path))
+    if not count:
+        raise MediaError("no frames in this folder", where=path, mend=f"frames are files named {', '.join(FRAME_FILES)}")
+    return Timeline(stamps=range(count), tick=1 / Fraction(folder_fps), end=count)
+
+
+def _pictures(path: Path, stamps: tuple[int, ...]) -> list[Media]:
+    if path.is_dir():
+        files = _frame_files(path)
+        return [Media(ref=files[stamp], split=False) for stamp in stamps]
+    version = _version(path)
+    return [Media(ref=_Frame(path, version, stamps, place), split=False) for place in range(len(stamps))]
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in FRAME_FILES and file.name[0] != ".")
+
+
+def _version(path: Path) -> Version:
+    try:
+        state = path.stat()
+    except FileNotFoundError as error:
+        raise MediaError("no such video", where=path, mend="check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise MediaError(f"cannot be read ({error})", where=ascii(str(path)), mend="check the path") from error
+    return state.st_mtime_ns, state.st_size
+
+
+_ONE_AT_A_TIME = Lock()  # threads that ask for the same video at once wait for the first one's frames
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Draws a frame. Equal for the same frame in every question about the video."""
+
+    path: Path
+    version: Version
+    stamps: tuple[int, ...]  # of all frames that were chosen with it
+    place: int  # among them
+
+    def __call__(self) -> Image.Image:
+        with _ONE_AT_A_TIME:
+            return _decoded(self.path, self.version, self.stamps)[self.place]
+
+
+@lru_cache(maxsize=2)  # questions about a video follow each other; 64 frames of 720p are 177 MB
+def _decoded(path: Path, version: Version, stamps: tuple[int, ...]) -> list[Image.Image]:
+    pictures = _decode(path, stamps, _file_timeline(path, version).keys)
+    if pictures is None:
+        pictures = _decode(path, stamps, ())
+    assert pictures is not None
+    return pictures
+
+
+@lru_cache(maxsize=16)
+def _file_timeline(path: Path, version: Version) -> Timeline:
+    """Packets tell when frames are shown, though in the order of decoding, and which ones an edit list cuts off (discard)."""
+    with _opened(path) as (container, stream):
+        by_decoding = container.format.name in SOUGHT_BY_DECODING_TIME
+        shown: dict[int | None, int] = {}  # stamp to duration, 0 where the container does not say it
+        keys: list[tuple[int, int]] = []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                shown[packet.pts] = packet.duration or 0
+                if packet.is_keyframe and packet.pts is not None:
+                    keys.append((packet.pts, packet.dts if by_decoding and packet.dts is not None else packet.pts))
+        index = stream.index_entries
+        if len(index) and index[-1].pos + index[-1].size > version[1]:
+            raise MediaError("cut short: its index tells of more than is there", where=path, mend="copy the file again")
+        tick, rate = stream.time_base, stream.average_rate
+    stamps = sorted(stamp for stamp in shown if stamp is not None)
+    if not shown:
+        raise MediaError("a video without frames", where=path, mend="replace the file")
+    if tick is None or None in shown:
+        raise MediaError("frames without times", where=path, mend="put the stream into an MP4 or MKV file")
+    last = shown[stamps[-1]]
+    if last <= 0:
+        last = round((stamps[-1] - stamps[0]) / (len(stamps) - 1)) if len(stamps) > 1 else round(1 / (rate or 1) / tick)
+    return Timeline(stamps=tuple(stamps), tick=tick, end=stamps[-1] + max(last, 1), keys=tuple(sorted(keys)))
+
+
+def _decode(path: Path, stamps: Sequence[int], keys: Sequence[tuple[int, int]]) -> list[Image.Image] | None:
+    """Frames at these stamps, upright and RGB. Where a key frame lies between one and the next, decoding goes on from there.
+
+    None when seeking went astray, as it does in streams without an index (MPEG-PS even gives frames another's time then).
+    Without `keys` nothing is sought.
+    """
+    pictures: list[Image.Image] = []
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        frames = _shown(container, stream)
+        shown = next(frames, None)
+        for stamp in stamps:
+            key = bisect_right(keys, (stamp, math.inf)) - 1
+            if shown is not None and key >= 0 and keys[key][0] > shown[0]:
+                container.seek(keys[key][1], stream=stream)
+                frames = _shown(container, stream)
+                shown = next(frames, None)
+                if shown is None or shown[0] != keys[key][0] or not shown[1].key_frame:
+                    return None
+            while shown is not None and shown[0] < stamp:
+                shown = next(frames, None)
+            if shown is None:
+                raise MediaError(f"{len(pictures)} of {len(stamps)} frames can be decoded", where=path, mend="replace the file")
+            pictures.append(_upright(shown[1]))
+    return pictures
+
+
+def _shown(container: InputContainer, stream: VideoStream) -> Iterator[tuple[int, VideoFrame]]:
+    return ((frame.pts, frame) for frame in container.decode(stream) if frame.pts is not None)
+
+
+def _upright(frame: VideoFrame) -> Image.Image:
+    """RGB, turned as the file's display matrix says, to the next quarter. Mirroring is left alone."""
+    image = frame.to_image()
+    turn = COUNTERCLOCKWISE.get(round(frame.rotation / 90) % 4)
+    return image if turn is None else image.transpose(turn)
+
+
+COUNTERCLOCKWISE = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A video file and its main video stream; PyAV's many ways to fail as one MediaError."""
+    try:
+        import av
+        from av.stream import Disposition
+    except ImportError as error:
+        raise DataError("videos need PyAV", where=path, mend="pip install av") from error
+    rules = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        with av.open(f"file:{path}", options=rules, metadata_errors="ignore") as container:
+            stream = container.streams.best("video")
+            cover = stream is not None and stream.disposition & Disposition.attached_pic  # of a sound file
+            if not isinstance(stream, av.VideoStream) or cover:
+                raise MediaError("no moving picture in it", where=path, mend="give a video")
+            yield container, stream
+    except (av.FFmpegError, ValueError, MemoryError, IndexError) as error:  # IndexError: a stream appears half way
+        why = error.strerror if isinstance(error, av.FFmpegError) else error
+        raise MediaError(f"damaged, or not a video that can be read ({why})", where=path, mend="replace the file") from error
