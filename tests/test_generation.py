@@ -7,12 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from smolforge.data.batch import collate
 from smolforge.data.pipeline import prepare
 from smolforge.data.share import share
 from smolforge.data.sources.scenes import scene
-from smolforge.generation import CACHE_TOKENS, Sampling, _choose, generate, plan
+from smolforge.generation import ROOM, Sampling, _choose, generate, plan
 from smolforge.loading import load
 from smolforge.records import Media, Message, Record, Response
 
@@ -125,11 +126,30 @@ def test_an_option_has_the_log_prob_of_its_tokens(loaded):
         assert found == pytest.approx(float(log_probs.sum()), rel=1e-5)
 
 
-def test_groups_keep_families_together_and_fit_the_cache(loaded):
+def test_groups_keep_families_together_and_fit_the_cache(loaded, monkeypatch):
     examples = questions(loaded)
     assert sorted(n for group in plan(examples, 8) for n in group) == list(range(7))
     assert len(plan(examples, 8)) == 1
-    assert [len(group) for group in plan(examples, CACHE_TOKENS)] == [1] * 7
+    monkeypatch.setattr("smolforge.generation.CACHE_TOKENS", 2 * (max(e.depth for e in examples) + 8))
+    groups = plan(examples, 8)
+    assert max(map(len, groups)) == 2
+    family = [n for group in groups for n in group if n in (0, 1, 3, 6)]
+    assert family == [0, 1, 3, 6], "questions about a picture lie one behind the other"
+
+
+def test_answers_outgrow_the_first_room(loaded, monkeypatch):
+    """More new tokens than the cache began with, up to the model's context, and no further."""
+    monkeypatch.setattr("smolforge.generation.stop_ids", lambda _: frozenset())
+    examples = prompts(loaded)[1:2]
+    (long,) = generate(loaded.model, loaded.renderer, examples, Sampling(max_new_tokens=3 * ROOM))
+    (short,) = generate(loaded.model, loaded.renderer, examples, Sampling(max_new_tokens=ROOM // 2))
+    assert (long.tokens, long.text.startswith(short.text)) == (3 * ROOM, True)
+    ids = torch.from_numpy(examples[0].nodes[0].ids)[None]
+    endless = GenerationConfig(max_new_tokens=3 * ROOM, do_sample=False, pad_token_id=0)
+    theirs = loaded.model.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=endless)
+    assert long.text == loaded.renderer.decode(theirs[0, ids.shape[1] :].tolist())
+    (full,) = generate(loaded.model, loaded.renderer, examples, Sampling(max_new_tokens=10**6))
+    assert (full.tokens, full.finished) == (loaded.renderer.context - examples[0].depth, False)
 
 
 def test_answers_that_end_early_leave_the_batch(loaded, monkeypatch):

@@ -21,7 +21,9 @@ from smolforge.model.attention import Attend, tree_attention
 from smolforge.model.tree import TreeModel
 
 MAX_PROMPTS = 64  # continued side by side
-CACHE_TOKENS = 32768  # places in the key-value cache of prompts side by side, padding included
+CACHE_TOKENS = 32768  # places in the key-value cache of prompts side by side, padding included, with answers of PLANNED tokens
+PLANNED = 256
+ROOM = 64  # places for new tokens that a cache begins with
 FEWER = 0.75  # prompts that ended leave the batch when less than this share of it goes on
 
 
@@ -73,7 +75,8 @@ def continue_group(
     row = collate([one.example for one in shared]).to(model.head.weight.device)
     paths = _paths(shared)
     stops = stop_ids(renderer)
-    ids, scores = _continue(model, row, paths, sampling, stops, generator)
+    limits = [max(1, min(sampling.max_new_tokens, renderer.context - len(path))) for path in paths]
+    ids, scores = _continue(model, row, paths, limits, sampling, stops, generator)
     answers: dict[int, Answer] = {}
     for number, tokens in zip((number for group in groups for number in group), ids):
         kinds = [kind for _, kind in prompts[number].responses]
@@ -96,6 +99,7 @@ def stop_ids(renderer: Renderer) -> frozenset[int]:
 def plan(prompts: Sequence[Example], room: int) -> list[list[int]]:
     """Groups to continue side by side: families of prompts about the same pictures stay together, those of similar length meet,
     longest first, as many as the cache holds with `room` new tokens each. Pictures need not be decoded."""
+    room = min(room, PLANNED)  # few answers are longer, and those that ended give their places back
     groups: list[list[int]] = []
     longest: list[int] = []  # prompt of each group
     ordered = sorted(families(prompts), key=lambda family: -max(prompts[n].depth for n in family))
@@ -134,15 +138,16 @@ def _continue(
     model: TreeModel,
     row: PackedBatch,
     paths: Sequence[torch.Tensor],
+    limits: Sequence[int],
     sampling: Sampling,
     stops: frozenset[int],
     generator: torch.Generator,
 ) -> tuple[list[list[int]], list[float]]:
-    """New tokens of each prompt, and the log-prob of each response of the row."""
+    """New tokens of each prompt, at most its limit, and the log-prob of each response of the row."""
     device = row.input_ids.device
     lengths = torch.tensor([len(path) for path in paths], device=device)  # (B,)
     index = torch.nn.utils.rnn.pad_sequence(list(paths), batch_first=True).to(device)  # (B, longest prompt)
-    caches = [_Cache(index, lengths, sampling.max_new_tokens) for _ in model.decoder.layers]
+    caches = [_Cache(index, lengths) for _ in model.decoder.layers]
     attend = tree_attention(row)
     states = model.decode(model.embed(row), row.position_ids, [cache.fill(attend) for cache in caches])  # (L, D)
     scores = _sums(row, model.log_probs(states[row.predictors], row.targets))
@@ -155,8 +160,8 @@ def _continue(
         for prompt, token in zip(rows, tokens.tolist()):
             if prompt not in over:
                 answers[prompt].append(token)
-                over |= {prompt} if token in stops else set()
-        if len(over) == len(paths) or number + 1 == sampling.max_new_tokens:
+                over |= {prompt} if token in stops or number + 1 == limits[prompt] else set()
+        if len(over) == len(paths):
             break
         going = torch.tensor([prompt not in over for prompt in rows])
         if going.float().mean() < FEWER:  # moving the cache costs as much as a few steps
@@ -196,23 +201,20 @@ class _Cache:
     Args:
         index: (B, longest prompt) row index of each prompt's tokens; padding is any index.
         lengths: (B,) tokens of each prompt.
-        room: tokens that may be added.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, index: torch.Tensor, lengths: torch.Tensor, room: int) -> None:
-        self.index, self.lengths, self.room = index, lengths, room
+    def __init__(self, index: torch.Tensor, lengths: torch.Tensor) -> None:
+        self.index, self.lengths = index, lengths
 
     def fill(self, attend: Attend) -> Attend:
         """Attend in the packed row and keep its keys and values. A prefix that prompts share is copied to each."""
 
         def kept(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-            batch, longest = self.index.shape
-            self.keys = k.new_zeros(batch, longest + self.room, *k.shape[1:])
-            self.values = torch.zeros_like(self.keys)
-            self.keys[:, :longest], self.values[:, :longest] = k[self.index], v[self.index]
+            room = k.new_zeros(len(self.index), ROOM, *k.shape[1:])
+            self.keys, self.values = torch.cat([k[self.index], room], 1), torch.cat([v[self.index], room], 1)
             return attend(q, k, v, scale)
 
         return kept
@@ -227,8 +229,11 @@ class _Cache:
         def one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
             prompts = torch.arange(len(q), device=q.device)
             last = self.lengths + number  # (B,) place of the new token
-            self.keys[prompts, last], self.values[prompts, last] = k, v
             so_far = self.index.shape[1] + number + 1
+            if so_far > self.keys.shape[1]:
+                room = torch.zeros_like(self.keys)  # twice the places: few copies, however long the answer
+                self.keys, self.values = torch.cat([self.keys, room], 1), torch.cat([self.values, room], 1)
+            self.keys[prompts, last], self.values[prompts, last] = k, v
             keys, values = self.keys[:, :so_far], self.values[:, :so_far]
             groups = k.shape[1]
             q = q.unflatten(1, (groups, -1))  # (B, G, H/G, E)

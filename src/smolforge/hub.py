@@ -1,4 +1,4 @@
-"""From a model's name to a folder: a local path as it is, anything else from the Hugging Face Hub.
+"""From a name to a folder: a local path as it is, anything else from the Hugging Face Hub.
 
 The Hub is asked only when the name is not a path here, so nothing needs a network at start-up.
 """
@@ -6,9 +6,10 @@ The Hub is asked only when the name is not a path here, so nothing needs a netwo
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
-from smolforge.errors import ModelError
+from smolforge.errors import DataError, ModelError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickles, no code
 
@@ -44,6 +45,47 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
             where=name,
             mend="check the name, the network and, for gated models, `hf auth login`",
         ) from error
+
+
+def dataset_folder(name: str, files: tuple[str, ...], *, revision: str | None = None) -> Path:
+    """Folder of a Hub dataset's files, archives unpacked beside themselves: what rows only name, such as videos.
+
+    Args:
+        files: patterns of the files to download.
+
+    Raises:
+        DataError: the Hub does not give it, or an archive is damaged.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        mend = "check the network and, for gated data, `hf auth login`; or give a folder with --data"
+        raise DataError(f"the Hub did not give its files ({type(error).__name__})", where=name, mend=mend) from error
+    unpack(folder)
+    return folder
+
+
+def unpack(folder: Path) -> None:
+    """Unpack a folder's archives into it, each once: a marker stands beside what was unpacked whole.
+
+    Raises:
+        DataError: a damaged archive.
+    """
+    for archive in sorted(path for path in folder.rglob("*") if path.name.endswith((".zip", ".tar", ".tar.gz"))):
+        marker = archive.with_name(f"{archive.name}.unpacked")
+        if marker.exists():
+            continue
+        try:
+            if archive.suffix == ".zip":  # zipfile keeps members inside by itself
+                shutil.unpack_archive(archive, archive.parent)
+            else:
+                shutil.unpack_archive(archive, archive.parent, filter="data")
+        except (shutil.ReadError, OSError, EOFError, ValueError) as error:
+            raise DataError(f"a damaged archive ({error})", where=archive, mend="delete it and run again") from error
+        marker.touch()
 
 
 def _is_model(folder: Path) -> bool:

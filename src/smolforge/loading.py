@@ -37,10 +37,12 @@ def load(
     device: str = "auto",
     images: ImagesSection | None = None,
     revision: str | None = None,
+    adapter: str | None = None,
 ) -> Loaded:
     """Load a checkpoint by folder, run folder, .gguf file or Hub name; adapters with the model they belong to.
 
     Args:
+        adapter: run, folder or Hub name of adapters to put on the model, whatever model they name themselves.
         dtype: "float32" or "bfloat16"; float32 on a CPU, bfloat16 on CUDA when left out.
         device: "auto", "cpu", "cuda", "mps", or one of several ("cuda:1").
         images: changes of the checkpoint's own picture rules.
@@ -52,7 +54,15 @@ def load(
     folder = local_folder(name, revision)
     renderer = load_renderer(base_folder(folder), images=images)
     chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
-    return Loaded(model=load_tree(folder, renderer, dtype=chosen, device=place), renderer=renderer, folder=folder)
+    model = load_tree(folder, renderer, dtype=chosen, device=place)
+    if adapter is not None:
+        beside = local_folder(adapter)
+        if not is_adapter(beside):
+            raise ModelError("holds no adapters", where=adapter, mend="give it as the model itself")
+        merge(model)
+        model.adapters = [load_adapters(model.model, beside)]
+        model.to(place).eval()
+    return Loaded(model=model, renderer=renderer, folder=folder)
 
 
 def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device, trainable: bool = False) -> TreeModel:

@@ -43,9 +43,7 @@ class Store:
                 f"not a usable store of {what} ({error})", where=file, mend="delete it, or choose another"
             ) from error
         if different := [name for name in about if found[name] != about[name]]:
-            raise CheckpointError(
-                f"holds {what} of another model (other {' and '.join(different)})", where=file, mend=mend
-            )
+            raise CheckpointError(f"holds {what} of another model (other {' and '.join(different)})", where=file, mend=mend)
 
     def __len__(self) -> int:
         return int(self._db.execute("select count(*) from kept").fetchone()[0])

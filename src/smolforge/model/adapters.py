@@ -190,15 +190,21 @@ def restore(model: Any, folder: Path) -> None:
         model.load_state_dict(load_model(folder, dtype=next(model.parameters()).dtype).state_dict())
 
 
-def weights_fingerprint(modules: dict[str, nn.Module]) -> str:
-    """A name for what modules compute: of every weight by its name, adapters left out, and of the settings that it depends on."""
+def weights_fingerprint(modules: dict[str, nn.Module], *, adapters: bool = False) -> str:
+    """A name for what modules compute: of every weight by its name, and of the settings that it depends on.
+
+    Args:
+        adapters: whether they count too, or only what stands beneath them.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for prefix, module in modules.items():
         configs = [getattr(one, "config", None) for one in (module, *module.children())]
         digest.update(repr([[getattr(c, name, None) for name in SETTINGS] for c in configs if c is not None]).encode())
         digest.update(repr(getattr(module, "scale_factor", None)).encode())
+        if adapters:
+            digest.update(repr([getattr(one, "scaling", None) for one in module.modules() if hasattr(one, "lora_A")]).encode())
         for name, tensor in module.state_dict().items():
-            if "lora_" in name:
+            if "lora_" in name and not adapters:
                 continue
             plain = name.replace(".base_layer.", ".")
             digest.update(f"{prefix}.{plain} {tensor.dtype} {tuple(tensor.shape)}".encode())

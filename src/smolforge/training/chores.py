@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
-import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from types import FrameType
 from typing import Any
 
@@ -21,6 +17,7 @@ from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.files import write_whole
+from smolforge.machine import peak_memory, versions
 from smolforge.model.adapters import restore
 from smolforge.model.build import count_parameters
 from smolforge.objectives import Counts, Objective, Shared, total_counts
@@ -301,18 +298,3 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     for line in state.tally.lines():
         tracking.say(line)
     runtime.finish()
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    packages = ("smolforge", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
-    python = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    return python | {package: metadata.version(package) for package in packages}
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: CUDA's allocator, or the process's resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) * (1 if sys.platform == "darwin" else 1024)

@@ -45,7 +45,7 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     """
     row = pair_columns(row)
     column = next((column for column in IMAGE_COLUMNS if row.get(column) is not None), None)
-    pictures = [_media(value, base) for value in _listed(row[column])] if column else []
+    pictures = [media(value, base) for value in _listed(row[column])] if column else []
     has = {column for column, value in row.items() if value is not None}
     if has & {"chosen", "rejected"}:
         messages, responses = _pair(row, base)
@@ -156,7 +156,7 @@ def _parts(content: Any, base: Path | None) -> Iterable[Part]:
         elif kind in ("image", "image_url"):
             value = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None)
             value = value["url"] if kind == "image_url" and isinstance(value, dict) else value
-            yield PLACEHOLDER if value is None else _media(value, base)
+            yield PLACEHOLDER if value is None else media(value, base)
         else:
             raise DataError(f"a content part of type {kind!r}", mend="parts are text and image")
 
@@ -182,7 +182,8 @@ def _place_pictures(messages: tuple[Message, ...], pictures: list[Media]) -> tup
     )
 
 
-def _media(value: Any, base: Path | None) -> Media:
+def media(value: Any, base: Path | None) -> Media:
+    """A picture as rows give it (path, address, bytes, `datasets`' dict, decoded); relative paths start from `base`."""
     if isinstance(value, dict):  # `datasets` leaves undecoded pictures as {"bytes": .., "path": ..}
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and not value.startswith(("http://", "https://", "data:")):

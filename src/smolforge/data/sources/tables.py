@@ -15,6 +15,8 @@ from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Record
 
+LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")  # a folder of pictures has one of these
+
 Row = dict[str, Any]
 ToRecord = Callable[..., Record]
 
@@ -169,6 +171,16 @@ def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
+def local_table(path: Path, split: str) -> Table:
+    """A file or folder as a table. A file is one split, whatever it is called.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    lone = path.is_file() or any((path / name).is_file() for name in LISTS)
+    return _from_path(path, "train" if lone else split)
+
+
 def _from_path(path: Path, split: str) -> Table:
     if path.is_dir():
         return _from_folder(path, split)
@@ -182,7 +194,7 @@ def _from_path(path: Path, split: str) -> Table:
 
 
 def _from_folder(folder: Path, split: str) -> Table:
-    for name in ("captions.jsonl", "metadata.jsonl", "metadata.csv"):
+    for name in LISTS:
         if (folder / name).is_file():
             return _from_path(folder / name, split)
     import datasets
@@ -272,14 +284,23 @@ def _parquet(path: Path) -> Table:
 
 
 def _from_hub(hub: str, section: DataSection, split: str) -> Table:
+    return hub_table(hub, section.name, split, revision=section.revision)
+
+
+def hub_table(hub: str, name: str | None, split: str, *, revision: str | None = None) -> Table:
+    """A dataset of the Hub as a table, pictures as bytes.
+
+    Raises:
+        DataError: the Hub does not give it.
+    """
     import datasets
 
     try:
-        return _undecoded(datasets.load_dataset(hub, section.name, split=split, revision=section.revision))
+        return _undecoded(datasets.load_dataset(hub, name, split=split, revision=revision))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"the Hub did not give {hub} ({type(error).__name__}: {error})",
-            where=section.source,
+            where=hub,
             mend="check the name, its configuration and split, and the network",
         ) from error
 
