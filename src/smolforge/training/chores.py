@@ -24,9 +24,10 @@ from smolforge.objectives import Counts, Objective, Shared, total_counts
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
 from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
-from smolforge.training.evaluate import held_out, read_comparisons, write_samples
+from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
 from smolforge.training.runtime import Runtime
+from smolforge.training.samples import mean_answer, show_samples, write_samples
 from smolforge.training.setup import Setup
 from smolforge.training.tracking import Tracking
 
@@ -93,9 +94,7 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     tracking.say(f"before: loss {state.before['loss']:.4f}")
     if runtime.is_main:
         tell_preferences(run, "before", measured.comparisons, tracking)
-        if recipe.eval.samples:
-            lines = write_samples(run.folder / "samples", "before", run.model, run.eval_stream, recipe.eval)
-            state.before |= mean_answer(lines)
+    state.before |= sample(run, runtime, "before")
 
 
 def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
@@ -130,9 +129,14 @@ def tell_preferences(run: Setup, when: str, comparisons: list[Comparison], track
     return table
 
 
-def mean_answer(samples: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean length of the model's own answers, in tokens: preference training tends to change it."""
-    return {"answer tokens": sum(line["tokens"] for line in samples) / len(samples)} if samples else {}
+def sample(run: Setup, runtime: Runtime, when: str) -> dict[str, float]:
+    """Answer a few held-out prompts, on the first process; their mean length, for the figures."""
+    if not (runtime.is_main and run.recipe.eval.samples):
+        return {}
+    folder = run.folder / "samples"
+    lines = write_samples(folder, when, run.model, run.eval_stream, run.recipe.eval)
+    show_samples(runtime, folder, lines, run.progress.step)
+    return mean_answer(lines)
 
 
 def forgotten_features(run: Setup) -> list[str]:
@@ -217,7 +221,8 @@ def log(
 
 
 def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
-    """Measure the held-out loss when it is due, and after the last step; note the best, and whether to stop early."""
+    """Measure the held-out loss, and preferences, when it is due and after the last step, and answer a few prompts; note the best
+    loss, and whether to stop early."""
     state, section = run.progress, run.recipe.run
     if not section.eval_every or (state.step % section.eval_every and state.step < run.steps):
         return
@@ -225,7 +230,11 @@ def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     state.latest, state.latest_step = metrics, state.step
     tracking.write("eval", state.step, metrics)
     runtime.track({f"eval/{name}": value for name, value in metrics.items()}, state.step)
-    tracking.say(f"step {state.step}: held-out loss {metrics['loss']:.4f}")
+    words = [f"{name.removeprefix('accuracy/')} {metrics[name]:.1%}" for name in metrics if name.startswith("accuracy/")]
+    preferred = f"; chosen preferred by {', '.join(words)}" if words else ""
+    tracking.say(f"step {state.step}: held-out loss {metrics['loss']:.4f}{preferred}")
+    if state.step < run.steps:  # after the last step `finish` does
+        sample(run, runtime, f"step-{state.step}")
     stopping, best, loss = section.early_stopping, state.best, metrics["loss"]
     state.waits = 0 if best is None or loss < best - (stopping.min_delta if stopping else 0.0) else state.waits + 1
     if best is None or loss < best:
@@ -271,9 +280,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
         after, comparisons = measured.means, measured.comparisons
     runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
     if runtime.is_main:
-        if recipe.eval.samples:
-            lines = write_samples(run.folder / "samples", "after", run.model, run.eval_stream, recipe.eval)
-            after |= mean_answer(lines)
+        after |= sample(run, runtime, "after")
         save_model(run.folder / "model", run.model.saved, run.processor)
         preferences = {"before": by_source(read_comparisons(run.folder)), "after": by_source(comparisons)} if comparisons else {}
         tell_preferences(run, "after", comparisons, tracking)

@@ -1,26 +1,20 @@
-"""Before against after: the held-out loss, and answers to a few held-out prompts."""
+"""Before against after: the held-out loss, and pairs as they are scored."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from smolforge.data.batch import PackedBatch
-from smolforge.data.pipeline import Stream, Tally, prepare
-from smolforge.errors import DataError, TrainingError
-from smolforge.files import write_whole
-from smolforge.generation import Sampling, generate
-from smolforge.model.tree import TreeModel
+from smolforge.data.pipeline import Stream, Tally
+from smolforge.errors import TrainingError
 from smolforge.objectives import LossOutput, Sums
 from smolforge.objectives.comparison import Comparison
 from smolforge.recipe import EvalSection
-from smolforge.records import Media, Record
 from smolforge.training.fixed import Fixed
 from smolforge.training.runtime import Runtime
 
@@ -89,50 +83,3 @@ def read_comparisons(folder: Path) -> list[Comparison]:
     if not file.is_file():
         return []
     return [Comparison(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, section: EvalSection) -> list[dict[str, Any]]:
-    """Answer the first held-out prompts and write them, with their pictures, for the report.
-
-    Args:
-        when: "before" or "after".
-    """
-    picked = list(_pick(stream, section.samples))
-    prompts = []
-    for record in picked:
-        prompts.append(prepare(record.prompt, stream.renderer, reserve=section.max_new_tokens))
-    model.eval()
-    answers = generate(model, stream.renderer, prompts, Sampling(max_new_tokens=section.max_new_tokens))
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number, (record, example, answer) in enumerate(zip(picked, prompts, answers)):
-        pictures = []
-        for place, image in enumerate(example.images):
-            name = f"{number}-{place}.jpg"
-            thumbnail = image.picture.pixels()
-            thumbnail.thumbnail((384, 384))
-            thumbnail.save(folder / name, quality=90)
-            pictures.append(name)
-        text = "\n".join(p for m in record.messages for p in m.content if not isinstance(p, Media))
-        references = [response.text for response in record.responses]
-        kinds = [response.kind for response in record.responses]
-        line = {"id": record.name, "prompt": text, "pictures": pictures, "references": references, "kinds": kinds}
-        lines.append(line | {"answer": answer.text, "tokens": answer.tokens})
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    write_whole(folder / f"{when}.jsonl", content)
-    return lines
-
-
-def _pick(stream: Stream, number: int) -> Iterator[Record]:
-    """The first records of the stream that can be rendered; measuring the loss has told of the others."""
-    found = 0
-    for index in range(stream.num_rows):
-        if found == number:
-            return
-        try:
-            record = stream.record(index)
-            prepare(record, stream.renderer)
-        except DataError:
-            continue
-        found += 1
-        yield record

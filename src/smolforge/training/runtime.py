@@ -98,5 +98,11 @@ class Runtime:
         """Hand values to TensorBoard and the other trackers."""
         self._accelerator.log(values, step=step)
 
+    @property
+    def board(self) -> Any:
+        """TensorBoard's writer, on the first process and where the recipe has it; else None."""
+        here = any(tracker.name == "tensorboard" for tracker in self._accelerator.trackers)
+        return self._accelerator.get_tracker("tensorboard", unwrap=True) if here and self.is_main else None
+
     def finish(self) -> None:
         self._accelerator.end_training()
