@@ -12,6 +12,7 @@ import io
 import json
 import math
 import pickle
+import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,29 +28,6 @@ from smolforge.evals.metrics.ptb import Tokens
 SIGMA = 6.0  # words; how fast another length than the reference's costs
 SCALE = 10.0
 LENGTH_ORDER = 2  # pycocoevalcap takes the number of bigrams for the length; with words the difference is nearly always the same
-
-# All that a pickle of frequencies may name; to unpickle anything else could run any code. Python 2 and NumPy 1 had other names.
-_BUILTINS = {
-    "float": float,
-    "int": int,
-    "long": int,
-    "str": str,
-    "unicode": str,
-    "list": list,
-    "dict": dict,
-    "tuple": tuple,
-    "set": set,
-}
-_SCALARS = {"scalar": np.float64(0).__reduce__()[0]}
-_ADMITTED: dict[str, dict[str, Any]] = {
-    "builtins": _BUILTINS,
-    "__builtin__": _BUILTINS,
-    "collections": {"defaultdict": defaultdict, "OrderedDict": OrderedDict, "Counter": Counter},
-    "numpy": {"dtype": np.dtype},
-    "numpy.core.multiarray": _SCALARS,
-    "numpy._core.multiarray": _SCALARS,
-    "_codecs": {"encode": codecs.encode},  # how protocols before 3 write bytes
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +129,38 @@ def _ngram(key: object) -> NGram:
     if not isinstance(key, tuple):
         raise TypeError(f"{key!r} is not a tuple of words")
     return tuple(word.decode() if isinstance(word, bytes) else str(word) for word in key)
+
+
+class _NumberKind:
+    """Stands for a NumPy type while unpickling: NumPy's own could be told to read bytes as addresses."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not re.fullmatch("[fiu][1248]", code):
+            raise pickle.UnpicklingError(f"it has numbers of the kind {code}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _number(kind: _NumberKind, data: bytes | str) -> float:
+    """A NumPy scalar by its bytes, which Python 2 has as a string."""
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    return float(np.frombuffer(raw, kind.order + kind.code)[0])
+
+
+_BUILTINS = {kind.__name__: kind for kind in (float, int, str, list, dict, tuple, set)} | {"long": int, "unicode": str}
+
+# All that a pickle of frequencies may name; to unpickle anything else could run any code. Python 2 and NumPy 1 had other names.
+_ADMITTED: dict[str, dict[str, Any]] = {
+    "builtins": _BUILTINS,
+    "__builtin__": _BUILTINS,
+    "collections": {"defaultdict": defaultdict, "OrderedDict": OrderedDict, "Counter": Counter},
+    "numpy": {"dtype": _NumberKind},
+    "numpy.core.multiarray": {"scalar": _number},
+    "numpy._core.multiarray": {"scalar": _number},
+    "_codecs": {"encode": codecs.encode},  # how protocols before 3 write bytes
+}
 
 
 class _Plain(pickle.Unpickler):
