@@ -17,7 +17,7 @@ from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.files import write_whole
-from smolforge.machine import peak_memory, versions
+from smolforge.machine import energy, peak_memory, versions
 from smolforge.model.adapters import restore
 from smolforge.model.build import count_parameters
 from smolforge.objectives import Counts, Objective, Shared, total_counts
@@ -209,6 +209,10 @@ def log(
 ) -> None:
     """One step's figures, to the bar, the log file and the trackers. `examples` and `tokens` are rates a second."""
     step, recipe = run.progress.step, run.recipe
+    joules = energy(runtime.device)
+    if joules is not None:
+        run.progress.joules += joules - (joules if tracking.joules is None else tracking.joules)
+        tracking.joules = joules
     if not examples:
         tracking.say(f"step {step}: no usable example, nothing learnt")
         return
@@ -293,6 +297,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
             "seconds": state.seconds,
             "prepare_seconds": state.prepare_seconds,
             "peak_memory_bytes": peak_memory(runtime.device),
+            "energy_wh": state.joules / 3600 if state.joules else None,
             "dropped": dict(state.tally.dropped),
             "changed": dict(state.tally.changed),
             "notes": forgotten_features(run)

@@ -31,6 +31,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0  # of training, over all attempts
+    joules: float = 0.0  # that the device used meanwhile, where it tells; 0 where it does not
     before: dict[str, float] = field(default_factory=dict)  # held-out metrics of the starting point
     best: float | None = None  # lowest held-out loss
     best_step: int = 0

@@ -37,6 +37,7 @@ class Tracking:
         self.drawn = speak and self.console.is_terminal
         self.task = self.bar.add_task("training", total=steps, completed=first, figures="")
         self.spoken = time.monotonic()
+        self.joules: float | None = None  # the device's counter at the last step
         self.began: tuple[int, float] | None = None  # step and time of the first step that was shown
         if speak:
             forget_after(self.file, first or -1)  # from nothing: the measurement before step 1 is made again
