@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from smolforge.description import Description
+    from smolforge.evals.results import Task
     from smolforge.generation import Answer
     from smolforge.loading import Loaded
     from smolforge.recipe import ImagesSection, Recipe
@@ -110,41 +111,58 @@ def score(model: Loaded | str, data: str, *, split: str = "train", prompt: str |
 
 def evaluate(
     model: Loaded | str,
-    data: str | Sequence[str],
+    tasks: str | Sequence[str],
+    data: str | Path | Sequence[str | Path] = (),
     *,
+    out: str | Path,
+    prompts: str | Sequence[str] = "lmms-eval",
     split: str = "train",
-    reference: Loaded | str | None = None,
     limit: int | None = None,
+    fixture: bool = False,
+    adapter: str | None = None,
+    reference: Loaded | str | None = None,
+    judge: str | None = None,
     dtype: str | None = None,
     device: str = "auto",
-) -> dict[str, Any]:
-    """How often a model prefers the chosen answer of preference pairs.
+) -> dict[str, Task]:
+    """Measure a model on benchmarks. Answers are kept, so that a run that was stopped goes on where it was.
 
     Args:
-        data: files, folders, source names or Hub names of pairs.
+        tasks: names such as "pope" or "preference"; `smolforge.evals.benchmarks.TASKS` lists them.
+        data: folder or file with a benchmark's rows, of several tasks a folder with one named like each; pairs of the task
+            preference by file, folder, source or Hub name. Nothing asks the Hub.
+        out: folder for results.json, predictions and small pictures.
+        prompts: "lmms-eval", "vlmevalkit" or both: scores differ between them.
+        split: of preference pairs.
+        limit: most questions a task, taken evenly from all rows.
+        fixture: a few drawn rows instead of the benchmark's own, to try a task.
+        adapter: run or folder of adapters to put on the model.
         reference: what implicit rewards are measured against; the base model of adapters when left out.
-        limit: most pairs of each source.
+        judge: model that rates answers, for mmhal.
 
     Returns:
-        {"preference": {source: {"pairs", "sum", "token", "reward"}}, each measure with accuracy, 95 % bootstrap interval
-        (low, high) and ties, or None without a reference; "comparisons": every pair's log-probs; "notes": what was left out}.
+        {"pope.lmms-eval": Task, ..}: scores with 95 % bootstrap intervals, what was skipped, notes.
 
     Raises:
-        UserError: a model or the data cannot be opened, or no pair can be used.
+        UserError: a model or the data cannot be used; the message says what to change.
     """
-    from smolforge.evals.preference import preference
-    from smolforge.objectives.comparison import by_source
-    from smolforge.recipe import DataSection
+    from smolforge.evals.evaluate import Wanted, check
+    from smolforge.evals.evaluate import evaluate as evaluate_
+    from smolforge.loading import load as load_
 
-    loaded = load(model, dtype=dtype, device=device) if isinstance(model, str) else model
+    listed = [data] if isinstance(data, str | Path) else data
+    wanted = Wanted(
+        tasks=(tasks,) if isinstance(tasks, str) else tuple(tasks), data=tuple(map(str, listed)), split=split, limit=limit,
+        prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts), fixture=fixture,  # type: ignore[arg-type]
+    )  # fmt: skip
+    check(wanted)
+    name = model if isinstance(model, str) else str(model.folder)
+    loaded = load_(model, dtype=dtype, device=device, adapter=adapter) if isinstance(model, str) else model
     other = load(reference, dtype=dtype, device=device) if isinstance(reference, str) else reference
-    sections = [DataSection(source=name, split=split) for name in ([data] if isinstance(data, str) else data)]
-    result = preference(loaded, sections, reference=other, limit=limit)
-    return {
-        "preference": by_source(result.comparisons),
-        "comparisons": [vars(one) for one in result.comparisons],
-        "notes": result.notes + result.tally.lines(),
-    }
+    rater = (judge, load(judge, dtype=dtype, device=device)) if judge else None
+    name = f"{name} + {adapter}" if adapter else name
+    done = evaluate_(name, loaded, wanted, Path(out), reference=other, judge=rater)
+    return {task.key: task for task in done}
 
 
 def train(recipe: Recipe | str | Path, *overrides: str) -> Path:

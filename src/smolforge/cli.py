@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from smolforge.errors import UserError
+from smolforge.evals.names import METRICS, TASKS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +52,8 @@ def quickstart(options: argparse.Namespace) -> int:
     metrics = quickstart(options.dir, steps=options.steps, dpo_steps=options.dpo_steps)
     page = write_report(options.dir)
     for stage, scores in metrics.items():
-        words = ", ".join(f"{name} {scores[name]:.1%}" for name in ("exact", "recall", "hallucination"))
+        known = {name: scores[name] for name in ("exact", "recall", "hallucination")}
+        words = ", ".join(f"{name} {'–' if score is None else f'{score:.1%}'}" for name, score in known.items())
         print(f"{stage:>6}: {words}")
     print(f"report: {page}")
     return 0
@@ -110,23 +112,72 @@ def score(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from smolforge.files import write_whole
-
-    if options.out and options.out.parent != Path() and not options.out.parent.is_dir():
-        raise UserError("no such folder", where=options.out.parent, mend="make it first")
+    if Path(options.model).suffix in (".jsonl", ".json") and Path(options.model).is_file():
+        return _evaluate_predictions(options)
+    if options.metrics:
+        raise UserError("--metrics is for a file of predictions", where=options.model, mend="give --tasks, or a .jsonl file")
+    if not options.tasks:
+        raise UserError("no task", where=options.model, mend="give --tasks pope,chair or others; --help lists them")
     import smolforge
-    from smolforge.objectives.comparison import lines
+    from smolforge.evals.tables import table
 
-    result = smolforge.evaluate(
-        options.model, options.data, split=options.split, reference=options.reference, limit=options.limit,
-        dtype=options.dtype, device=options.device,
+    settings = dict(
+        data=options.data, prompts=options.prompts, split=options.split, limit=options.limit, fixture=options.fixture,
+        judge=options.judge, dtype=options.dtype, device=options.device,
     )  # fmt: skip
-    for note in result["notes"]:
-        print(f"smolforge: {note}", file=sys.stderr)
-    for line in lines(result["preference"]):
-        print(line)
+    folder = _evaluation_folder(options)
+    stages = [(options.model, folder, options.adapter)]
+    if options.before:
+        stages.insert(0, (_start_of(Path(options.model)), folder.parent / "before", None))
+    for model, out, adapter in stages:
+        reference = options.reference if out == folder else None
+        tasks = smolforge.evaluate(model, options.tasks, out=out, adapter=adapter, reference=reference, **settings)
+        print(table(model, tasks.values()))
+        print(f"results: {out}")
+    return 0
+
+
+def _evaluation_folder(options: argparse.Namespace) -> Path:
+    """Where results go: --out, or beside a run's model, or a folder named like the model."""
+    run = Path(options.model)
     if options.out:
-        write_whole(options.out, json.dumps(result, indent=1) + "\n")
+        return options.out
+    if (run / "recipe.json").is_file():
+        return run / "evaluation" / "after"
+    name = re.sub(r"[^\w.-]+", "-", str(options.model).rstrip("/")).strip("-.")
+    return Path("evaluations") / (f"{name}+{Path(options.adapter).name}" if options.adapter else name)
+
+
+def _start_of(run: Path) -> str:
+    """The model that a run started from."""
+    file = run / "recipe.json"
+    if not file.is_file():
+        raise UserError("no run, so nothing was before", where=run, mend="give a run's folder, or leave --before out")
+    return str(json.loads(file.read_text(encoding="utf-8"))["model"]["name"])
+
+
+def _evaluate_predictions(options: argparse.Namespace) -> int:
+    from smolforge.evals.predictions import score_predictions
+    from smolforge.evals.tables import table
+
+    if not options.metrics:
+        raise UserError("predictions and no metric", where=options.model, mend="give --metrics cider,bleu or others")
+    task = score_predictions(
+        Path(options.model), options.metrics, references=options.references, out=options.out, frequencies=options.frequencies,
+        clip=options.clip,
+    )  # fmt: skip
+    print(table(options.model, [task]))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from smolforge.report import compare_folders, comparison_lines, write_comparison
+
+    compared = compare_folders(options.before, options.after)
+    for line in comparison_lines(compared):
+        print(line)
+    out = options.out or options.after / "comparison.html"
+    print(f"page: {write_comparison(options.before, options.after, out, compared=compared)}")
     return 0
 
 
@@ -154,8 +205,7 @@ def describe(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     from smolforge.report import write_report
 
-    for folder in options.runs:
-        print(write_report(folder))
+    print(write_report(*options.runs, out=options.out))
     return 0
 
 
@@ -227,22 +277,47 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, help="write here instead of to the screen")
 
     verb = _verb(
-        verbs, evaluate, "measure a model: how often it prefers the chosen answer of a pair",
-        "smolforge evaluate runs/dpo --task preference --data held_out.jsonl",
-        "smolforge evaluate runs/sft --task preference --data pairs.jsonl --reference HuggingFaceTB/SmolVLM-256M-Instruct",
-        "smolforge evaluate runs/dpo --task preference --data scene_pairs --split test[:200] --out results.json",
+        verbs, evaluate, "measure a model on benchmarks, or score a file of predictions",
+        "smolforge evaluate runs/mine --tasks pope,chair --data benchmarks --before",
+        "smolforge evaluate HuggingFaceTB/SmolVLM-256M-Instruct --tasks docvqa,textvqa --limit 500",
+        "smolforge evaluate HuggingFaceTB/SmolVLM-256M-Instruct --adapter runs/lora --tasks chartqa --prompts vlmevalkit",
+        "smolforge evaluate runs/dpo --tasks preference --data scene_pairs --split test[:200]",
+        "smolforge evaluate predictions.jsonl --metrics cider,bleu",
     )  # fmt: skip
-    _model_options(verb)
-    verb.add_argument("--task", choices=("preference",), required=True, help="preference: pairs of chosen and rejected answers")
+    _model_options(verb, "folder, run folder, .gguf file or Hub name; or a .jsonl file of predictions")
+    verb.add_argument("--tasks", type=_tasks, default=(), metavar="A,B,..", help=f"of {', '.join(TASKS)}; all is every one")
+    verb.add_argument("--adapter", metavar="RUN", help="run or folder of adapters to put on the model")
     verb.add_argument(
-        "--data", action="append", required=True, metavar="PAIRS", help="file, folder, source or Hub name; again for more"
-    )
-    verb.add_argument("--split", default="train", help="split and slice, such as test[:100] (default: %(default)s)")
+        "--data", action="append", default=[], metavar="DIR",
+        help="rows in the benchmark's schema (of several tasks a folder with one named like each), or pairs; default: the Hub",
+    )  # fmt: skip
+    verb.add_argument("--fixture", action="store_true", help="a few drawn rows instead, to try a task")
+    verb.add_argument(
+        "--prompts", type=_names, default=("lmms-eval",), metavar="SET",
+        help="lmms-eval, vlmevalkit, or both as lmms-eval,vlmevalkit: scores differ between them (default: lmms-eval)",
+    )  # fmt: skip
+    verb.add_argument("--before", action="store_true", help="of a run: measure the model that it started from too")
+    verb.add_argument("--limit", type=_positive, help="most questions a task, taken evenly from all")
+    verb.add_argument("--split", default="train", help="of preference pairs, such as test[:100] (default: %(default)s)")
     verb.add_argument(
         "--reference", metavar="MODEL", help="what implicit rewards are measured against (default: the base of adapters)"
     )
-    verb.add_argument("--limit", type=_positive, help="most pairs of each source")
-    verb.add_argument("--out", type=Path, metavar="FILE", help="write the table and every pair's log-probs as JSON")
+    verb.add_argument("--judge", metavar="MODEL", help="model that rates the answers of mmhal")
+    verb.add_argument("--metrics", type=_names, default=(), metavar="A,B,..", help=f"of predictions: {', '.join(METRICS)}")
+    verb.add_argument("--references", type=Path, metavar="FILE", help="of predictions: the references, when they bring none")
+    verb.add_argument(
+        "--frequencies", type=Path, metavar="FILE", help="document frequencies for cider (default: the references')"
+    )
+    verb.add_argument("--clip", metavar="MODEL", help="a CLIP for clipscore, by folder or Hub name")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="folder of results (default: in the run, or evaluations/NAME)")
+
+    verb = _verb(
+        verbs, compare, "two evaluations: what changed, and which answers got worse",
+        "smolforge compare runs/mine/evaluation/before runs/mine/evaluation/after",
+    )  # fmt: skip
+    verb.add_argument("before", type=Path, help="folder of results")
+    verb.add_argument("after", type=Path, help="folder of results on the same questions")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="the page (default: comparison.html in the second folder)")
 
     verb = _verb(
         verbs, describe, "components, parameters, tokens; downloads no weights",
@@ -254,8 +329,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--json", action="store_true", help="as JSON")
 
-    verb = _verb(verbs, report, "rebuild a run's page from its files", "smolforge report runs/quickstart")
+    verb = _verb(
+        verbs, report, "a run's page from its files, or several runs on one page",
+        "smolforge report runs/quickstart", "smolforge report runs/a runs/b --out both.html",
+    )  # fmt: skip
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the run, of several here)")
 
     _verb(verbs, doctor, "what this machine can do and what is missing", "smolforge doctor")
     return parser
@@ -271,10 +350,22 @@ def _verb(verbs: argparse._SubParsersAction, run: Callable, about: str, *example
     return verb
 
 
-def _model_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("model", help="folder, run folder, .gguf file or Hub name")
+def _model_options(verb: argparse.ArgumentParser, words: str = "folder, run folder, .gguf file or Hub name") -> None:
+    verb.add_argument("model", help=words)
     verb.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32 on a CPU, bfloat16 on CUDA")
     verb.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """
+    >>> _names("pope, chair")
+    ('pope', 'chair')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _tasks(text: str) -> tuple[str, ...]:
+    return tuple(task for name in _names(text) for task in (TASKS if name == "all" else (name,)))
 
 
 def _number(kind: Callable[[str], float], fits: Callable[[float], bool], words: str) -> Callable[[str], float]:

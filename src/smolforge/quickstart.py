@@ -2,25 +2,24 @@
 
 runs/quickstart/start/   the tiny model, untrained
 runs/quickstart/sft/     the supervised run, stopped early enough to leave something to align
-runs/quickstart/         the preference run that goes on from it, and the report of both
+runs/quickstart/         the preference run that goes on from it, its scores on held-out scenes, and the report of both
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from smolforge.data.media import ImageSpec
-from smolforge.data.pipeline import prepare
-from smolforge.data.sources.scenes import PROMPT, SIZE, SceneTable, record, scene
+from smolforge.data.sources.scenes import PROMPT, SIZE, scene
 from smolforge.data.tokenizer import token_ids, train_tokenizer, write_processor
 from smolforge.errors import UserError
-from smolforge.evals.scenes import scene_scores
+from smolforge.evals.evaluate import Wanted, evaluate
 from smolforge.files import write_whole
-from smolforge.generation import Sampling, generate
 from smolforge.loading import load
 from smolforge.model.build import assemble
 from smolforge.model.presets import PRESETS
@@ -41,18 +40,22 @@ def quickstart(folder: Path, *, steps: int = SFT_STEPS, dpo_steps: int = DPO_STE
         steps, dpo_steps: optimiser steps of the supervised and of the preference stage.
 
     Returns:
-        {"before": scores, "sft": scores, "dpo": scores}, each with exact, recall, hallucination and seconds.
+        {"before": scores, "sft": scores, "dpo": scores}, each with exact, recall, hallucination (None of a model that names no
+        object) and seconds.
     """
     start = folder / "start"
     if not start.is_dir():
         assemble_tiny(start)
-    metrics = {"before": measure(start) | {"seconds": 0.0}}
+    results = folder / "evaluation"
+    metrics = {"before": measure(start, results / "before") | {"seconds": 0.0}}
     for stage, recipe in (("sft", sft_recipe(folder, steps=steps)), ("dpo", dpo_recipe(folder, steps=dpo_steps))):
         run = train(recipe)
         if not (run / "summary.json").is_file():
             raise UserError("stopped before its end", where=run, mend="the same command goes on from there")
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-        metrics[stage] = measure(run / "model") | {"seconds": round(summary["seconds"] + summary["prepare_seconds"], 1)}
+        metrics[stage] = measure(run / "model", results / stage.upper()) | {
+            "seconds": round(summary["seconds"] + summary["prepare_seconds"], 1)
+        }
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     stages = {"before": "sft/samples/before.jsonl", "SFT": "sft/samples/after.jsonl", "DPO": "samples/after.jsonl"}
     write_whole(folder / "stages.json", json.dumps(stages, indent=1) + "\n")
@@ -107,11 +110,11 @@ def assemble_tiny(folder: Path) -> None:
         save_model(folder, model, processor_files(Path(draft)))
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Caption the held-out scenes, greedily, and score them."""
-    loaded = load(str(folder), dtype="float32")
-    rows = SceneTable(rows=HELD_OUT, split="test")
-    records = [record(rows[n], id=str(n), source="scenes", prompt=None) for n in range(HELD_OUT)]
-    prompts = [prepare(one.prompt, loaded.renderer, reserve=LONGEST) for one in records]
-    answers = generate(loaded.model, loaded.renderer, prompts, Sampling(max_new_tokens=LONGEST))
-    return asdict(scene_scores([a.text for a in answers], [one.responses[0].text for one in records]))
+def measure(model: Path, out: Path) -> dict[str, float | None]:
+    """Caption the held-out scenes, greedily, and score them; answers, pictures and intervals go to `out`, for the report."""
+    name = str(model)
+    (task,) = evaluate(
+        name, load(name, dtype="float32"), Wanted(tasks=("scenes",)), out, console=Console(stderr=True, quiet=True)
+    )
+    found = {name: task.scores[name] for name in ("exact", "recall", "hallucination")}
+    return {name: score.value if score else None for name, score in found.items()}

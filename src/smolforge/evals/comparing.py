@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Change:
     @property
     def certain(self) -> bool:
         """Whether the interval of the difference leaves out zero."""
-        return self.difference is not None and not self.difference.low <= 0 <= self.difference.high
+        return self.difference is not None and (self.difference.low > 0 or self.difference.high < 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Pair:
 
     before: Prediction
     after: Prediction
-    gain: float  # of the task's first measure on this question alone, above 0 for better
+    gain: float  # of the first measure that this question alone tells, above 0 for better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,30 +62,39 @@ def compare(before: Path, after: Path, measures: Mapping[str, Mapping[str, Measu
     if not shared:
         mend = "evaluate both models with the same --tasks and --prompts"
         raise DataError(f"no task in common: {', '.join(old)} against {', '.join(new)}", where=f"{before} and {after}", mend=mend)
-    return {key: _compare(old[key], new[key], before, after, measures[old[key].name]) for key in shared}
+    found = ((key, _compare(old[key], new[key], before, after, measures[old[key].name])) for key in shared)
+    compared = {key: one for key, one in found if one is not None}
+    if not compared:
+        raise DataError(
+            f"no question of {', '.join(shared)} in common", where=f"{before} and {after}", mend="evaluate the same data"
+        )
+    return compared
 
 
-def _compare(old: Task, new: Task, before: Path, after: Path, measures: Mapping[str, Measure]) -> Compared:
+def _compare(old: Task, new: Task, before: Path, after: Path, measures: Mapping[str, Measure]) -> Compared | None:
+    """None when they share no question."""
     answers = {prediction.id: prediction for prediction in read_predictions(after, new.key)}
     first = read_predictions(before, old.key)
     both = [(one, answers[one.id]) for one in first if one.id in answers]
     if not both:
-        raise DataError(f"no question of {old.key} in common", where=f"{before} and {after}", mend="evaluate the same data")
+        return None
     sums = [one.sums for one, _ in both], [other.sums for _, other in both]
     was, become, changed = scores(sums[0], measures), scores(sums[1], measures), differences(*sums, measures)
     names = [name for name in old.scores if name in new.scores and name in measures]
     changes = {name: Change(before=was[name], after=become[name], difference=changed[name]) for name in names}
-    main = measures[names[0]]
-    pairs = [Pair(before=one, after=other, gain=_gain(one, other, main)) for one, other in both]
+    telling = [measures[name] for name in names if measures[name].better]
+    pairs = [Pair(before=one, after=other, gain=_gain(one, other, telling)) for one, other in both]
     return Compared(
         before=old, after=new, changes=changes, pairs=sorted(pairs, key=lambda pair: pair.gain),
         alone=(len(first) - len(both), len(answers) - len(both)),
     )  # fmt: skip
 
 
-def _gain(before: Prediction, after: Prediction, measure: Measure) -> float:
-    """By how much the measure is better on one question; 0 where it cannot be said of both answers."""
-    was, become = (float(measure.of(Total({k: np.array([v]) for k, v in one.sums.items()}))[0]) for one in (before, after))
-    if math.isnan(was) or math.isnan(become):
-        return 0.0
-    return was - become if measure.better == "lower" else become - was
+def _gain(before: Prediction, after: Prediction, measures: Sequence[Measure]) -> float:
+    """By how much the first measure that can be said of both answers is better on this question; 0 when none can."""
+    totals = [Total({name: np.array([count]) for name, count in one.sums.items()}) for one in (before, after)]
+    for measure in measures:
+        was, become = (float(measure.of(total)[0]) for total in totals)
+        if not math.isnan(was) and not math.isnan(become):
+            return was - become if measure.better == "lower" else become - was
+    return 0.0
