@@ -4,6 +4,7 @@
 # make lint         ruff and mypy
 # make bench        side by side with TRL, in an environment of its own
 # make bench-dpo    the same for preference pairs
+# make bench-evaluate  questions about photos, side by side with Hugging Face's generate
 #
 # PYTHON=python3.12     another interpreter (3.11 or newer)
 # TORCH="..."           other arguments for installing PyTorch, such as a CPU or CUDA index of yours
@@ -14,7 +15,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup quickstart test lint bench bench-dpo clean
+.PHONY: setup quickstart test lint bench bench-dpo bench-evaluate clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -50,6 +51,9 @@ bench: .venv-bench/.ready
 
 bench-dpo: .venv-bench/.dpo
 	@.venv-bench/bin/python benchmarks/dpo.py $(ARGS)
+
+bench-evaluate: .venv-bench/.dpo
+	@.venv-bench/bin/python benchmarks/evaluate.py $(ARGS)
 
 .venv-bench/.ready: pyproject.toml constraints.txt
 	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
