@@ -66,19 +66,31 @@ def generate(model: TreeModel, renderer: Renderer, prompts: Sequence[Example], s
 
 @torch.no_grad()
 def continue_group(
-    model: TreeModel, renderer: Renderer, prompts: Sequence[Example], sampling: Sampling, generator: torch.Generator | None = None
+    model: TreeModel,
+    renderer: Renderer,
+    prompts: Sequence[Example],
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    *,
+    limits: Sequence[int] | None = None,
 ) -> list[Answer]:
-    """Continue prompts side by side, all at once: a group that `plan` made."""
+    """Continue prompts side by side, all at once: a group that `plan` made.
+
+    Args:
+        limits: most new tokens of each prompt, where they differ; at most `sampling.max_new_tokens`.
+    """
     generator = generator or torch.Generator().manual_seed(sampling.seed)
+    limits = limits or [sampling.max_new_tokens] * len(prompts)
     groups = families(prompts)
     shared = [share([prompts[number] for number in group]) for group in groups]
     row = collate([one.example for one in shared]).to(model.head.weight.device)
     paths = _paths(shared)
     stops = stop_ids(renderer)
-    limits = [max(1, min(sampling.max_new_tokens, renderer.context - len(path))) for path in paths]
-    ids, scores = _continue(model, row, paths, limits, sampling, stops, generator)
+    order = [number for group in groups for number in group]
+    most = [max(1, min(limits[number], renderer.context - len(path))) for number, path in zip(order, paths)]
+    ids, scores = _continue(model, row, paths, most, sampling, stops, generator)
     answers: dict[int, Answer] = {}
-    for number, tokens in zip((number for group in groups for number in group), ids):
+    for number, tokens in zip(order, ids):
         kinds = [kind for _, kind in prompts[number].responses]
         own, scores = scores[: len(kinds)], scores[len(kinds) :]
         finished = bool(tokens) and tokens[-1] in stops

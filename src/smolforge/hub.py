@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import tarfile
+import zipfile
+import zlib
 from pathlib import Path
 
 from smolforge.errors import DataError, ModelError
@@ -83,7 +86,7 @@ def unpack(folder: Path) -> None:
                 shutil.unpack_archive(archive, archive.parent)
             else:
                 shutil.unpack_archive(archive, archive.parent, filter="data")
-        except (shutil.ReadError, OSError, EOFError, ValueError) as error:
+        except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise DataError(f"a damaged archive ({error})", where=archive, mend="delete it and run again") from error
         marker.touch()
 

@@ -30,7 +30,7 @@ from smolforge.model.adapters import weights_fingerprint
 from smolforge.records import Record, Response, fingerprint
 from smolforge.store import Store
 
-FORMAT = 1  # raise it when the same prompt and weights would give another answer
+FORMAT = 2  # raise it when the same prompt and weights would give another answer
 RESERVE = 64  # positions that a long prompt leaves free; an answer may take all that are left
 
 
@@ -106,14 +106,15 @@ def answer(
         asked.append(question)
         prompts.append(_without_pixels(example))
     keys = [fingerprint(prompt.key, question.max_new_tokens) for prompt, question in zip(prompts, asked)]
+    distinct = list({key: number for number, key in reversed([*enumerate(keys)])}.values())[::-1]  # one prompt is asked once
     room = max((question.max_new_tokens for question in asked), default=0)
-    groups = plan(prompts, room)
+    groups = [[distinct[place] for place in group] for group in plan([prompts[number] for number in distinct], room)]
     broken: dict[int, DataError] = {}
     fresh = 0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, ThreadPoolExecutor(1) as ahead:
-        shown = bar.add_task(what, total=len(asked))
+        shown = bar.add_task(what, total=len(distinct))
         todo = [[number for number in group if keys[number] in model.answers.missing([keys[number]])] for group in groups]
-        bar.advance(shown, len(asked) - sum(map(len, todo)))
+        bar.advance(shown, len(distinct) - sum(map(len, todo)))
         todo = [group for group in todo if group]
         prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[0]], out) if todo else None
         told, began = time.monotonic(), time.monotonic()
@@ -125,8 +126,9 @@ def answer(
             broken |= {group[place]: why for place, why in failed.items()}
             going = [n for place, n in enumerate(group) if place not in failed]
             if going:
-                sampling = Sampling(max_new_tokens=max(asked[n].max_new_tokens for n in going))
-                got = continue_group(model.loaded.model, model.loaded.renderer, ready, sampling)
+                limits = [asked[n].max_new_tokens for n in going]
+                sampling = Sampling(max_new_tokens=max(limits))
+                got = continue_group(model.loaded.model, model.loaded.renderer, ready, sampling, limits=limits)
                 model.answers.put({keys[n]: _to_bytes(one) for n, one in zip(going, got)})
             fresh += len(going)
             bar.advance(shown, len(group))
@@ -134,9 +136,11 @@ def answer(
                 told, left = time.monotonic(), sum(map(len, todo[number + 1 :]))
                 rate = fresh / (told - began)
                 console.print(f"{what}: {left:,} questions left, {left / rate:.0f} s", highlight=False, soft_wrap=True)
-    for n, why in broken.items():
-        skips.add(why.what, f"{what}[{asked[n].id}]: {why}")
-    kept = model.answers.get([key for n, key in enumerate(keys) if n not in broken])
+    unread = {keys[n]: why for n, why in broken.items()}
+    for question, key in zip(asked, keys):
+        if key in unread:
+            skips.add(unread[key].what, f"{what}[{question.id}]: {unread[key]}")
+    kept = model.answers.get([key for key in keys if key not in unread])
     answers = {
         question.id: Kept(answer=_from_bytes(kept[key]), changes=prompt.changes, pictures=pictures.names(prompt) if out else ())
         for question, prompt, key in zip(asked, prompts, keys)

@@ -88,6 +88,8 @@ def check(wanted: Wanted) -> None:
         raise DataError(f"no task {', '.join(unknown)}", mend=f"tasks are {', '.join(TASKS)}")
     if not wanted.tasks:
         raise DataError("no task", mend=f"tasks are {', '.join(TASKS)}")
+    if not wanted.prompts:
+        raise DataError("no prompts", mend=f"there are {', '.join(PROTOCOLS)}")
     if unknown := [prompts for prompts in wanted.prompts if prompts not in PROTOCOLS]:
         raise DataError(f"no prompts {', '.join(unknown)}", mend=f"there are {', '.join(PROTOCOLS)}")
     if "preference" in wanted.tasks and not wanted.data and not wanted.fixture:
@@ -122,7 +124,8 @@ def _preference(
     model: Measured, wanted: Wanted, data: Sequence[str], out: Path, reference: Loaded | None, console: Console
 ) -> Task:
     below = [str(Path(one) / "preference") for one in data if (Path(one) / "preference").is_dir()]
-    sections = [DataSection(source=one, split=wanted.split) for one in below or data]
+    split = "train" if wanted.fixture else wanted.split
+    sections = [DataSection(source=one, split=split) for one in below or data]
     result = preference(model.loaded, sections, reference=reference, limit=wanted.limit)
     for line in result.notes + result.tally.lines() + lines(by_source(result.comparisons)):
         console.print(f"preference: {line}", highlight=False, soft_wrap=True)

@@ -116,7 +116,7 @@ def _chair(folder: Path) -> None:
 
 def _object_halbench(folder: Path) -> None:
     rows = [
-        {"image": str(folder / name), "question": "Describe the picture in detail.", "objects": objects, "captions": []}
+        {"image": name, "question": "Describe the picture in detail.", "objects": objects, "captions": []}
         for name, objects in zip(_pictures(folder), (["dog"], ["cat"], ["person"]), strict=True)
     ]
     (folder / "instructions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

@@ -17,6 +17,7 @@ Sums = Mapping[str, float]  # what one example adds
 Totals = Mapping[str, np.ndarray]  # the same summed, (R,) float64 each; a name that no example has is 0
 
 DRAWS = 2000  # bootstrap resamples
+CHUNK = 100  # resamples computed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def scores(examples: Sequence[Sums], measures: Mapping[str, Measure], *, seed: i
     """
     names, table = _table(examples)  # (E, C)
     whole = _totals(names, table.sum(0, keepdims=True))
-    drawn = _totals(names, _draws(len(examples), seed) @ table)
+    drawn = _totals(names, *_resampled(table, seed=seed))
     found: dict[str, Score | None] = {}
     for name, measure in measures.items():
         value = float(measure.of(whole)[0])
@@ -85,13 +86,13 @@ def differences(
     assert len(before) == len(after), f"{len(before)} examples against {len(after)}"
     names, table = _table([*before, *after])
     old, new = table[: len(before)], table[len(before) :]
-    draws = _draws(len(before), seed)
+    drawn_old, drawn_new = (_totals(names, drawn) for drawn in _resampled(old, new, seed=seed))
     found: dict[str, Score | None] = {}
     for name, measure in measures.items():
         value = float(measure.of(_totals(names, new.sum(0, keepdims=True)))[0]) - float(
             measure.of(_totals(names, old.sum(0, keepdims=True)))[0]
         )
-        low, high = _interval(measure.of(_totals(names, draws @ new)) - measure.of(_totals(names, draws @ old)))
+        low, high = _interval(measure.of(drawn_new) - measure.of(drawn_old))
         found[name] = None if np.isnan(value) else Score(value=value, low=low, high=high)
     return found
 
@@ -107,9 +108,15 @@ def _totals(names: Sequence[str], table: np.ndarray) -> Total:
     return Total(zip(names, table.T))
 
 
-def _draws(examples: int, seed: int) -> np.ndarray:
-    """(R, E): how often each example is in each resample."""
-    return np.random.default_rng(seed).multinomial(examples, np.full(examples, 1 / examples), size=DRAWS).astype(np.float64)
+def _resampled(*tables: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Totals of each table (E, C) under the same resamples of its examples, (R, C) each."""
+    examples, rng = len(tables[0]), np.random.default_rng(seed)
+    parts: list[list[np.ndarray]] = [[] for _ in tables]
+    for first in range(0, DRAWS, CHUNK):
+        times = rng.multinomial(examples, np.full(examples, 1 / examples), size=min(CHUNK, DRAWS - first)).astype(np.float64)
+        for part, table in zip(parts, tables):
+            part.append(times @ table)
+    return [np.concatenate(part) for part in parts]
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

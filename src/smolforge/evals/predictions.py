@@ -32,6 +32,7 @@ from smolforge.records import fingerprint
 IDS = ("id", "image_id", "question_id")
 WORDS = ("prediction", "caption", "answer", "text")
 REFERENCES = ("references", "answers", "captions", "reference", "caption", "answer")
+WITHOUT = ("clipscore", "chair")  # metrics that need no reference
 MOST_NAMED = 3  # ids that an error names
 
 # Of a prediction and its references: the share of right that one answer has.
@@ -109,7 +110,7 @@ def score_predictions(
         raise DataError(lacks[0], where="metrics", mend="or leave it out")
     if "clipscore" in metrics and clip is None:
         raise DataError("clipscore needs a CLIP", where="metrics", mend="give --clip openai/clip-vit-base-patch32, or a folder")
-    given = read_predictions(file, references)
+    given = read_predictions(file, references, needed=any(metric not in WITHOUT for metric in metrics))
     counted = DocumentFrequencies.read(frequencies) if frequencies else None
     texts, theirs = [one.text for one in given], [one.references for one in given]
     sums: list[dict[str, float]] = caption_sums(texts, theirs, [m for m in metrics if m in CAPTION_METRICS], counted)
@@ -144,15 +145,18 @@ def score_predictions(
     return task
 
 
-def read_predictions(file: Path, references: Path | None) -> list[Given]:
+def read_predictions(file: Path, references: Path | None, *, needed: bool = True) -> list[Given]:
     """Predictions with their references, in the file's order.
+
+    Args:
+        needed: whether each must have a reference.
 
     Raises:
         DataError: as `score_predictions`.
     """
     rows = _by_id(_rows(file), file)
     given = _references(references) if references else {id: _listed(row, REFERENCES[:4]) for id, row in rows.items()}
-    if without := [id for id in rows if not given.get(id)]:
+    if needed and (without := [id for id in rows if not given.get(id)]):
         mend = "give them in a column `references`, or in a file with --references"
         raise DataError(f"{len(without)} predictions without references, such as {_named(without)}", where=file, mend=mend)
     if unsaid := [id for id in given if id not in rows]:
@@ -163,7 +167,7 @@ def read_predictions(file: Path, references: Path | None) -> list[Given]:
         text = next((row[name] for name in WORDS if row.get(name) is not None), None)
         if text is None:
             raise DataError(f"no prediction for {id}", where=file, mend=f"give it as {', '.join(WORDS[:3])}; it may be empty")
-        found.append(Given(id=id, text=str(text), references=given[id], row=row))
+        found.append(Given(id=id, text=str(text), references=given.get(id, ()), row=row))
     return found
 
 
@@ -186,7 +190,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
             content = json.loads(text)
             rows = content.get("annotations") if isinstance(content, dict) else content
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not valid JSON ({error})", where=file, mend="one object a line, or a list of them") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -234,7 +238,8 @@ def _clip_sums(clip: str, given: Sequence[Given], base: Path) -> list[dict[str, 
         if one.row.get("image") is None:
             raise DataError(f"no picture for {one.id}", where="clipscore", mend="give its file in a column `image`")
         pictures.append(open_picture(media(one.row["image"], base)).pixels())
-    found = ClipScore(clip).score(pictures, [one.text for one in given], [one.references for one in given])
+    references = [one.references for one in given] if all(one.references for one in given) else None
+    found = ClipScore(clip).score(pictures, [one.text for one in given], references)
     return [{"clip": one.clip, "clipped": 1.0} | ({} if one.ref is None else {"refclip": one.ref}) for one in found]
 
 

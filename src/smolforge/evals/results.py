@@ -20,6 +20,7 @@ from smolforge.evals.measures import Measure, Score, Sums
 from smolforge.files import write_whole
 
 FORMAT = 1
+AGAIN = "delete it and evaluate again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,7 @@ def refuse_others(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: results of another model.
     """
-    file = folder / "results.json"
-    held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    held = _read(folder / "results.json") if (folder / "results.json").is_file() else {}
     if held and held["model"]["weights"] != model["weights"]:
         mend = "choose another folder with --out, or delete this one"
         raise DataError(f"holds results of another model, {held['model']['name']}", where=folder, mend=mend)
@@ -106,11 +106,22 @@ def read_results(folder: Path) -> dict[str, Any]:
     file = folder / "results.json"
     if not file.is_file():
         raise DataError("no results there", where=folder, mend="give a folder that `smolforge evaluate` wrote")
+    content = _read(file)
+    try:
+        content["tasks"] = {key: _task(task) for key, task in content["tasks"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"not a file of results ({type(error).__name__}: {error})", where=file, mend=AGAIN) from error
+    return content
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Raises DataError for what is no file of results."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        content["tasks"] = {key: _task(task) for key, task in content["tasks"].items()}
+        if not isinstance(content["tasks"], dict) or not isinstance(content["model"]["weights"], str):
+            raise TypeError("other types")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"not a file of results ({type(error).__name__}: {error})", where=file, mend="evaluate again") from error
+        raise DataError(f"not a file of results ({type(error).__name__}: {error})", where=file, mend=AGAIN) from error
     return content
 
 
@@ -123,13 +134,21 @@ def read_predictions(folder: Path, key: str) -> list[Prediction]:
 
 
 def _predictions(file: Path) -> Iterator[Prediction]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+    try:
+        lines = file.read_text(encoding="utf-8").split(
+            "\n"
+        )  # splitlines would break at other characters, which JSON leaves as they are
+    except UnicodeDecodeError as error:
+        raise DataError(f"not predictions ({error})", where=file, mend=AGAIN) from error
+    for number, line in enumerate(lines):
+        if not line:
+            continue
         try:
             values = json.loads(line)
             values |= {name: tuple(values[name]) for name in ("pictures", "changes")}
             yield Prediction(**values | {"marks": tuple((int(a), int(b), str(kind)) for a, b, kind in values["marks"])})
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"not a prediction ({error})", where=f"{file}, line {number + 1}", mend="evaluate again") from error
+            raise DataError(f"not a prediction ({error})", where=f"{file}, line {number + 1}", mend=AGAIN) from error
 
 
 def _task(values: dict[str, Any]) -> Task:

@@ -9,6 +9,7 @@ from typing import Any
 from smolforge.evals.measures import Score
 from smolforge.evals.results import Task
 
+NOUNS = {"preference": "pairs", "predictions": "predictions"}
 SHOWN = 6  # scores without a value that are named, and rows that were skipped
 
 
@@ -18,7 +19,7 @@ def table(name: str, tasks: Iterable[Task]) -> str:
 
 
 def _block(task: Task) -> str:
-    head = f"{task.name} · {task.prompts} · {task.questions:,} questions of {task.data}"
+    head = f"{task.name} · {task.prompts} · {task.questions:,} {NOUNS.get(task.name, 'questions')} of {task.data}"
     said = {measure: score for measure, score in task.scores.items() if score is not None}
     unsaid = [measure for measure in task.scores if measure not in said]
     width = max(map(len, said), default=0)
