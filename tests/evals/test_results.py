@@ -133,7 +133,7 @@ def test_a_prediction_that_was_cut_off_is_named_by_its_line(folder):
 @pytest.mark.parametrize("line", [b"[]", b"{}", b'"a"', b'{"id": "1", "pictures": [], "changes": [], "marks": []}', b"\xff\xfe"])
 def test_a_line_that_is_no_prediction(folder, line):
     (folder / "predictions" / "pope.lmms-eval.jsonl").write_bytes(line + b"\n")
-    with pytest.raises(DataError, match=r"pope.lmms-eval.jsonl.*: not a prediction"):
+    with pytest.raises(DataError, match=r"pope.lmms-eval.jsonl.*: not (a prediction|predictions)"):
         read_predictions(folder, "pope.lmms-eval")
 
 
