@@ -163,7 +163,7 @@ def test_a_score_table_by_hand(write_run, write_results, tmp_path):
     assert '<span class="good">-60.0</span>' in page
     assert "<span>0.00</span>" in page, "the length stayed and has no colour"
     assert page.index(">recall<") < page.index(">hallucination<") < page.index(">objects a caption<")
-    assert "before → after: Of 3 scores, 3 are better, none is worse, none shows no difference." in words(page)
+    assert "before → after: Of 3 scores, 3 are better, none is worse." in words(page)
     assert "hallucination 100.0% → 40.0% (better, -60.0 [" in words(page)
     assert "8 of 40 questions, evenly spread" in words(page)
     assert page.count("data:image/png;base64,") == 8, "pictures of what is shown, and no others"

@@ -290,9 +290,8 @@ def pictures_with_answers(tasks: Sequence[Measured]) -> Html:
                     )
                 )
             )
-    several = any(len(one.stages) > 1 for one in tasks)
-    title = "Pictures with both answers" if several else "Pictures with answers"
-    return section(title, *parts)
+    stages = max((len(one.stages) for one in tasks), default=0)
+    return section({1: "Pictures with answers", 2: "Pictures with both answers"}.get(stages, "Pictures with all answers"), *parts)
 
 
 def regressions(tasks: Sequence[Measured]) -> Html:

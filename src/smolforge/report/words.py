@@ -124,8 +124,8 @@ def tally(found: Sequence[Verdict]) -> str:
     """
     better, worse, same = (found.count(kind) for kind in ("better", "worse", "same"))
     scores = "1 score" if len(found) == 1 else f"{len(found)} scores"
-    unsure = f"{same or 'none'} {'show' if same > 1 else 'shows'} no difference"
-    return f"Of {scores}, {_is(better)} better, {_is(worse)} worse, {unsure}."
+    unsure = f", {same} {'show' if same > 1 else 'shows'} no difference" if same else ""
+    return f"Of {scores}, {_is(better)} better, {_is(worse)} worse{unsure}."
 
 
 def _is(count: int) -> str:
