@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from smolforge.data.sources.shapes import media
 from smolforge.evals.measures import Measure, Sums
-from smolforge.records import Record
+from smolforge.records import Message, Record
 
 Row = dict[str, Any]
 Protocol = Literal["lmms-eval", "vlmevalkit"]  # whose prompts are used: scores differ between them
@@ -76,3 +77,9 @@ class Benchmark:
     judge: Callable[[Question, Given], Record] | None = None  # what a judge model is asked; it rates by log-probs of `ratings`
     ratings: tuple[str, ...] = ()  # what the judge may say, lowest first
     notes: Callable[[], Sequence[str]] = field(default=tuple)  # what is missing here, such as Java for METEOR
+
+
+def asked_about(picture: Any, text: str, *, id: str, origin: Origin) -> Record:
+    """One user turn: a picture of a row, and what is asked about it. Raises DataError for what is no picture."""
+    turn = Message(role="user", content=(media(picture, origin.base), text))
+    return Record(id=id, source=origin.name, messages=(turn,), responses=())

@@ -49,6 +49,11 @@ def ratio(above: str, below: str, *, times: float = 1.0) -> Callable[[Totals], n
     return lambda totals: times * divide(totals[above], totals[below])
 
 
+def length(of: str, what: str = "an answer") -> Measure:
+    """Mean of the count `tokens` over the count `of`: what says less invents less, so it stands beside other scores."""
+    return Measure(about=f"tokens of {what}", of=ratio("tokens", of), better="", percent=False)
+
+
 def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """NaN where there is nothing to divide by."""
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)

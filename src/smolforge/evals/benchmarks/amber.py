@@ -45,13 +45,11 @@ from typing import Any
 
 import numpy as np
 
-from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.benchmarks.chair import stored
-from smolforge.evals.measures import Measure, Totals, divide, ratio
+from smolforge.evals.measures import Measure, Totals, divide, length, ratio
 from smolforge.evals.metrics import nouns, yesno
-from smolforge.records import Message, Record
 
 SPLIT = "train"
 DESCRIBE: dict[Protocol, str] = {"lmms-eval": "Describe this image", "vlmevalkit": "Describe this image."}
@@ -111,10 +109,9 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     id = str(next((row[name] for name in ("id", "question_id") if row.get(name) is not None), origin.number))
     text = DESCRIBE[protocol] if describes else f"{row['query']}{SUFFIX[protocol]}"
     truth = {"truth": list(row["truth"]), "hallu": list(row.get("hallu") or ())} if describes else {"truth": row["truth"]}
-    prompt = Message(role="user", content=(media(row["image"], origin.base), text))
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(row["image"], text, id=id, origin=origin),
         max_new_tokens=LONGEST[describes],
         facts={"kind": kind, **truth},
     )
@@ -262,7 +259,7 @@ BENCHMARK = Benchmark(
         "objects a description": Measure(
             about="nouns of a description that AMBER knows", of=ratio("mentions", "described"), better="", percent=False
         ),
-        "length": Measure(about="tokens of a description", of=ratio("tokens", "described"), better="", percent=False),
+        "length": length("described", "a description"),
         **_by_kind("", ""),
         "one word": Measure(about='answers that are "Yes" or "No" and nothing else', of=ratio("one word", "asked"), better=""),
         **_by_kind(", existence", ", whether something is there"),

@@ -26,13 +26,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from smolforge.data.sources.shapes import CAPTION_COLUMNS, IMAGE_COLUMNS, media
+from smolforge.data.sources.shapes import CAPTION_COLUMNS, IMAGE_COLUMNS
 from smolforge.data.sources.tables import local_table
 from smolforge.errors import DataError
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
+from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.metrics.objects import chair_sums, mentions, objects
-from smolforge.records import Message, Record
 
 SPLIT = "test"
 PROMPT = "Please describe this image in detail."
@@ -119,10 +118,9 @@ def truth(photo: Row) -> list[str]:
 
 def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     id = str(row["question_id"]) if row.get("question_id") is not None else str(origin.number)
-    prompt = Message(role="user", content=(media(row["image"], origin.base), PROMPT))
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(row["image"], PROMPT, id=id, origin=origin),
         max_new_tokens=2048,
         facts={"objects": sorted(objects(set(row["gt_object"]))), "annotated": bool(row.get("annotated", True))},
     )
@@ -153,7 +151,7 @@ BENCHMARK = Benchmark(
         "objects a caption": Measure(
             about="mentions of objects in a caption", of=ratio("mentions", "captions"), better="", percent=False
         ),
-        "length": Measure(about="tokens of a caption", of=ratio("tokens", "captions"), better="", percent=False),
+        "length": length("captions", "a caption"),
         "truth from captions only": Measure(
             about="photos without annotated objects", of=ratio("unannotated", "captions"), better=""
         ),

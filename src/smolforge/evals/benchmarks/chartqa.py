@@ -18,11 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smolforge.data.sources.shapes import media
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
+from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.metrics.relaxed import relaxed
-from smolforge.records import Message, Record
 
 PROMPTS: dict[Protocol, str] = {
     "lmms-eval": "{question}\nAnswer the question with a single word.",
@@ -53,11 +51,10 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     """
     id, asked = str(origin.number), str(row["question"])
     text = PROMPTS[protocol].replace("{question}", asked if protocol == "lmms-eval" else asked.lstrip())
-    prompt = Message(role="user", content=(media(row["image"], origin.base), text))
     kind = "human" if row["type"] == "human_test" else "augmented"
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(row["image"], text, id=id, origin=origin),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
         facts={"question": asked, "answer": str(row["answer"]), "type": kind},
     )
@@ -84,6 +81,6 @@ BENCHMARK = Benchmark(
         "relaxed": Measure(about="relaxed accuracy, numbers within 5 %", of=ratio("right", "asked")),
         "relaxed human": Measure(about="of questions that people wrote", of=ratio("right:human", "asked:human")),
         "relaxed augmented": Measure(about="of questions made from summaries", of=ratio("right:augmented", "asked:augmented")),
-        "length": Measure(about="tokens of an answer", of=ratio("tokens", "asked"), better="", percent=False),
+        "length": length("asked"),
     },
 )

@@ -19,13 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.benchmarks.chair import photos, stored
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.measures import length
 from smolforge.evals.metrics.captions import CAPTION_MEASURES, caption_sums, missing
-from smolforge.records import Message, Record
 
 SPLIT = "val"
 PROMPTS: dict[Protocol, str] = {
@@ -52,10 +50,9 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
             "no reference captions", where=f"{origin.name}[{origin.number}]", mend="remove the photo, or add captions"
         )
     id = str(row["question_id"]) if row.get("question_id") is not None else str(origin.number)
-    prompt = Message(role="user", content=(media(row["image"], origin.base), PROMPTS[protocol]))
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(row["image"], PROMPTS[protocol], id=id, origin=origin),
         max_new_tokens=LONGEST[protocol],
         facts={"references": references},
     )
@@ -78,6 +75,5 @@ BENCHMARK = Benchmark(
     score=score,
     rows=rows,
     notes=lambda: missing(METRICS),
-    measures=CAPTION_MEASURES
-    | {"length": Measure(about="tokens of a caption", of=ratio("tokens", "captions"), better="", percent=False)},
+    measures=CAPTION_MEASURES | {"length": length("captions", "a caption")},
 )

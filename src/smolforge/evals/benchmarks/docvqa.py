@@ -18,12 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
+from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.metrics.anls import anls, words
-from smolforge.records import Message, Record
 
 PROMPTS: dict[Protocol, str] = {
     "lmms-eval": "{question}\nAnswer the question using a single word or phrase.",
@@ -46,10 +44,9 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     if not row["answers"]:
         raise DataError("no answers", where=f"{origin.name}[{id}]", mend="use the validation split, the test split has none")
     text = PROMPTS[protocol].replace("{question}", asked if protocol == "lmms-eval" else asked.lstrip())
-    prompt = Message(role="user", content=(media(row["image"], origin.base), text))
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(row["image"], text, id=id, origin=origin),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
         facts={"question": asked, "answers": list(row["answers"]), "types": list(row.get("question_types") or ())},
     )
@@ -83,6 +80,6 @@ BENCHMARK = Benchmark(
         "anls": Measure(about="similarity of letters with the nearest answer, from a half on", of=ratio("anls", "asked")),
         "anls paper": Measure(about="the same by the paper's equation, above a half", of=ratio("anls paper", "asked")),
         "exact": Measure(about="answers met but for case and spaces", of=ratio("exact", "asked")),
-        "length": Measure(about="tokens of an answer", of=ratio("tokens", "asked"), better="", percent=False),
+        "length": length("asked"),
     },
 )

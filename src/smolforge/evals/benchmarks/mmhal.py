@@ -24,11 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.benchmarks.chair import stored
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.measures import Measure, length, ratio
 from smolforge.records import Message, Record
 
 SPLIT = "test"
@@ -71,10 +70,9 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     if picture is None:
         raise DataError("no picture", where=f"{origin.name}[{origin.number}]", mend="give image or image_src")
     id = f"{origin.number}-{row['question_type']}"
-    prompt = Message(role="user", content=(media(picture, origin.base), str(row["question"])))
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(picture, str(row["question"]), id=id, origin=origin),
         max_new_tokens=1024,
         facts={
             "type": row["question_type"],
@@ -145,7 +143,7 @@ BENCHMARK = Benchmark(
         "score": Measure(about="mean of the likeliest ratings, 0 to 6", of=ratio("rating", "rated"), percent=False),
         "expected score": Measure(about="mean rating by the judge's probabilities", of=ratio("expected", "rated"), percent=False),
         "hallucination rate": Measure(about="answers rated below 3", of=ratio("false", "rated"), better="lower"),
-        "length": Measure(about="tokens of an answer", of=ratio("tokens", "answers"), better="", percent=False),
+        "length": length("answers"),
         **{
             f"score, {kind}": Measure(
                 about=f"questions of kind {kind}", of=ratio(f"rating {kind}", f"rated {kind}"), percent=False

@@ -30,7 +30,7 @@ from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
 from smolforge.evals.benchmarks.chair import truth
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.metrics.objects import chair_sums
 from smolforge.records import Message, Record
 
@@ -153,6 +153,6 @@ BENCHMARK = Benchmark(
         "objects an answer": Measure(
             about="words for objects in an answer", of=ratio("mentions", "captions"), better="", percent=False
         ),
-        "length": Measure(about="tokens of an answer", of=ratio("tokens", "captions"), better="", percent=False),
+        "length": length("captions"),
     },
 )

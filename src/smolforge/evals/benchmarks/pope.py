@@ -26,12 +26,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
-from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.measures import Measure, Totals, divide, ratio
+from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
+from smolforge.evals.measures import Measure, Totals, divide, length, ratio
 from smolforge.evals.metrics.yesno import Answer, contained, exact
-from smolforge.records import Message, Record
 
 PROMPTS: dict[Protocol, str] = {
     "lmms-eval": "{question}\nAnswer the question using a single word or phrase.",
@@ -57,10 +55,9 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
         raise DataError(
             f"the category {category!r}", where=f"{origin.name}[{id}]", mend=f"categories are {', '.join(CATEGORIES)}"
         )
-    prompt = Message(role="user", content=(media(row["image"], origin.base), PROMPTS[protocol].replace("{question}", asked)))
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=(prompt,), responses=()),
+        record=asked_about(row["image"], PROMPTS[protocol].replace("{question}", asked), id=id, origin=origin),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
         facts={"question": asked, "answer": answer, "category": category},
     )
@@ -128,6 +125,6 @@ BENCHMARK = Benchmark(
             about="answers that are more or less than yes or no", of=ratio("unreadable", "asked"), better="lower"
         ),
         **_measures(" official"),
-        "length": Measure(about="tokens of an answer", of=ratio("tokens", "asked"), better="", percent=False),
+        "length": length("asked"),
     },
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from smolforge.data.sources.scenes import SceneTable, record
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.measures import Measure, ratio
+from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.scenes import scene_sums
 
 SCENES = 200
@@ -67,6 +67,6 @@ BENCHMARK = Benchmark(
         "objects a caption": Measure(
             about="objects that a caption names", of=ratio("named", "captions"), better="", percent=False
         ),
-        "length": Measure(about="tokens of a caption", of=ratio("tokens", "captions"), better="", percent=False),
+        "length": length("captions", "a caption"),
     },
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from smolforge.evals.benchmark import Given, Question, Scored
-from smolforge.evals.measures import Measure, Totals, divide, ratio
+from smolforge.evals.measures import Measure, Totals, divide, length, ratio
 
 ANSWER_PHRASES = (
     *(f"{start}{what} is" for what in ("answer", "option", "choice") for start in ("the correct ", "correct ")),
@@ -135,7 +135,7 @@ def choice_measures(groups: Sequence[str]) -> dict[str, Measure]:
             found[f"{name} {group}"] = Measure(about=f"{about}, {group}", of=of)
     return found | {
         "unreadable": Measure(about="answers without a letter", of=ratio("unreadable", "asked"), better="lower"),
-        "length": Measure(about="tokens of an answer", of=ratio("tokens", "asked"), better="", percent=False),
+        "length": length("asked"),
     }
 
 
@@ -150,7 +150,7 @@ def macro_measures(groups: Sequence[str]) -> dict[str, Measure]:
 def macro(above: str, below: str, groups: Sequence[str]) -> Callable[[Totals], np.ndarray]:
     """Mean of `above / below` over groups, each as heavy as the next; those without any `below` are left out.
 
-    >>> from smolforge.evals.measures import Total
+    >>> from smolforge.evals.measures import Total, length
     >>> totals = {"right:a": 1, "asked:a": 1, "right:b": 0, "asked:b": 3}
     >>> macro("right", "asked", ["a", "b", "c"])(Total((name, np.array([n])) for name, n in totals.items()))
     array([0.5])
