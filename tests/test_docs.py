@@ -52,7 +52,15 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     assert set(metrics) == {"before", "sft", "dpo"}
     assert set(metrics["dpo"]) == {"exact", "recall", "hallucination", "seconds"}
     page = write_report(Path("runs/quickstart")).read_text()
-    for words in ("<h2>Scores", "Pictures with all answers", "Chosen preferred to rejected", "<dt>before", "<dt>SFT", "<dt>DPO", "rejected"):
+    for words in (
+        "<h2>Scores",
+        "Pictures with all answers",
+        "Chosen preferred to rejected",
+        "<dt>before",
+        "<dt>SFT",
+        "<dt>DPO",
+        "rejected",
+    ):
         assert words in page
     (shell,) = re.findall(r"```sh\n(.*?)```", README, re.S)
     for line in shell.strip().splitlines():

@@ -59,7 +59,21 @@ def test_every_room_on_the_list_exists():
     assert set(FLOORS) == {room(path) for path in FILES}
 
 
-@pytest.mark.parametrize("name", ["errors", "records", "recipe", "hub", "cli", "report/__init__", "evals/names", "evals/__init__", "data/render", "data/media"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "errors",
+        "records",
+        "recipe",
+        "hub",
+        "cli",
+        "report/__init__",
+        "evals/names",
+        "evals/__init__",
+        "data/render",
+        "data/media",
+    ],
+)
 def test_light_modules_import_no_torch_at_start(name):
     """`--help` and validation answer at once."""
     source = (ROOT / f"{name}.py").read_text()

@@ -25,10 +25,11 @@ Role = Literal["system", "user", "assistant"]
 class Media:
     """One picture: where it is, not what it shows.
 
-    `ref` is a path, an http(s) address, the encoded file's bytes, a `PIL.Image.Image`, or a function that draws one.
+    `ref` is a path, an http(s) address, the encoded file's bytes, a `PIL.Image.Image`, or a function that draws one
+    or reads its bytes.
     """
 
-    ref: Path | str | bytes | Image | Callable[[], Image]
+    ref: Path | str | bytes | Image | Callable[[], Image | bytes]
     split: bool = True  # False: shown whole as one tile, as frames of a video are
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from smolforge.cli import main
 from smolforge.data.sources.tables import open_source
 from smolforge.evals.fixtures import write_fixture
 from smolforge.evals.results import read_predictions, read_results
-from smolforge.evals.runner import evenly
+from smolforge.evals.rows import evenly
 from smolforge.loading import load
 from smolforge.model.adapters import weights_fingerprint
 from smolforge.recipe import DataSection, parse_recipe

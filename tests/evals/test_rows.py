@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 
+from smolforge.data.media import open_picture
+from smolforge.data.sources.scenes import scene
+from smolforge.data.sources.shapes import media
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.benchmarks import BENCHMARKS
-from smolforge.evals.rows import Rows, open_rows
+from smolforge.evals.rows import Cell, Rows, open_rows
 
 
 def nothing(*arguments: Any) -> Any:
@@ -130,3 +135,16 @@ def test_every_benchmark_refuses_other_columns(tmp_path, name):
     assert str(folder) in line
     assert "; " in line, "it says what to change"
     assert "\n" not in line
+
+
+def test_pictures_stay_in_the_table_until_they_are_needed(tmp_path):
+    """Rows of a Parquet file or a saved dataset hold no bytes: a whole benchmark's pictures would fill the memory."""
+    pictures = [scene(0, number).draw() for number in range(3)]
+    features = datasets.Features({"question_id": datasets.Value("string"), "image": datasets.Image()})
+    columns = {"question_id": ["a", "b", "c"], "image": pictures}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    rows = open_rows("toy", replace(TOY, columns=("question_id", "image")), tmp_path / "saved")
+    row, origin = rows[1]
+    assert isinstance(row["image"], Cell)
+    opened = open_picture(media(row["image"], origin.base))
+    assert np.array_equal(np.asarray(opened.pixels()), np.asarray(pictures[1]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from smolforge.data.render import Example
 from smolforge.errors import DataError, ModelError
 from smolforge.evals import pictures
 from smolforge.evals.benchmark import Benchmark, Given, Question
+from smolforge.evals.rows import evenly
 from smolforge.generation import Answer, Sampling, continue_group, plan
 from smolforge.loading import Loaded
 from smolforge.machine import versions
@@ -105,6 +106,7 @@ def answer(
             skips.add(f"{change.split(':')[0]} (asked all the same)", f"{what}[{question.id}]: {change}")
         asked.append(question)
         prompts.append(_without_pixels(example))
+    pictured = {asked[number].id for number in evenly(len(asked), pictures.MOST)} if out is not None else set()
     keys = [fingerprint(prompt.key, question.max_new_tokens) for prompt, question in zip(prompts, asked)]
     distinct = list({key: number for number, key in reversed([*enumerate(keys)])}.values())[::-1]  # one prompt is asked once
     room = max((question.max_new_tokens for question in asked), default=0)
@@ -116,13 +118,13 @@ def answer(
         todo = [[number for number in group if keys[number] in model.answers.missing([keys[number]])] for group in groups]
         bar.advance(shown, len(distinct) - sum(map(len, todo)))
         todo = [group for group in todo if group]
-        prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[0]], out) if todo else None
+        prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[0]], out, pictured) if todo else None
         told, began = time.monotonic(), time.monotonic()
         for number, group in enumerate(todo):
             assert prepared is not None
             ready, failed = prepared.result()
             if number + 1 < len(todo):
-                prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[number + 1]], out)
+                prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[number + 1]], out, pictured)
             broken |= {group[place]: why for place, why in failed.items()}
             going = [n for place, n in enumerate(group) if place not in failed]
             if going:
@@ -142,7 +144,11 @@ def answer(
             skips.add(unread[key].what, f"{what}[{question.id}]: {unread[key]}")
     kept = model.answers.get([key for key in keys if key not in unread])
     answers = {
-        question.id: Kept(answer=_from_bytes(kept[key]), changes=prompt.changes, pictures=pictures.names(prompt) if out else ())
+        question.id: Kept(
+            answer=_from_bytes(kept[key]),
+            changes=prompt.changes,
+            pictures=pictures.names(prompt) if question.id in pictured else (),
+        )
         for question, prompt, key in zip(asked, prompts, keys)
         if key in kept
     }
@@ -176,8 +182,14 @@ def _with_options(question: Question) -> Record:
     return replace(question.record, responses=options)
 
 
-def _prepare(model: Measured, questions: Sequence[Question], out: Path | None) -> tuple[list[Example], dict[int, DataError]]:
-    """Prompts with their pictures decoded, in order, and by place those whose pictures cannot be."""
+def _prepare(
+    model: Measured, questions: Sequence[Question], out: Path | None, pictured: Collection[str]
+) -> tuple[list[Example], dict[int, DataError]]:
+    """Prompts with their pictures decoded, in order, and by place those whose pictures cannot be.
+
+    Args:
+        pictured: ids of the questions whose pictures are copied to `out`.
+    """
     ready: list[Example] = []
     failed: dict[int, DataError] = {}
     decoded: dict = {}
@@ -185,7 +197,7 @@ def _prepare(model: Measured, questions: Sequence[Question], out: Path | None) -
         reserve = min(question.max_new_tokens, RESERVE)
         try:
             example = decode_pictures(model.loaded.renderer.render(_with_options(question), reserve=reserve), decoded)
-            if out is not None:
+            if out is not None and question.id in pictured:
                 pictures.copy(out, [image.picture for image in example.images])
         except DataError as error:
             failed[place] = error

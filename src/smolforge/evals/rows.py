@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smolforge.data.sources.tables import Table, hub_table, local_table
 from smolforge.errors import DataError
@@ -30,10 +31,35 @@ class Rows:
         place = number
         for config, table in self.tables:
             if place < len(table):
-                row = dict(table[place])
+                row = {name: _later(value, table, place, name) for name, value in table[place].items()}
                 return ({"config": config} | row if config else row), Origin(name=self.name, base=self.base, number=number)
             place -= len(table)
         raise IndexError(f"row {number} of {len(self)}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture's bytes, read from the table when they are needed: a whole benchmark's would fill the memory."""
+
+    table: Table | Sequence[Row]
+    place: int
+    column: str
+
+    def __call__(self) -> bytes:
+        return self.table[self.place][self.column]["bytes"]
+
+
+def _later(value: Any, table: Table | Sequence[Row], place: int, column: str) -> Any:
+    return Cell(table, place, column) if isinstance(value, dict) and value.get("bytes") is not None else value
+
+
+def evenly(rows: int, limit: int | None) -> list[int]:
+    """At most `limit` numbers below `rows`, evenly spread, since tables are often sorted by kind.
+
+    >>> evenly(10, 3), evenly(2, 3)
+    ([0, 3, 6], [0, 1])
+    """
+    return list(range(rows)) if limit is None or limit >= rows else [number * rows // limit for number in range(limit)]
 
 
 def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:

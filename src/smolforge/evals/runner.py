@@ -19,7 +19,7 @@ from smolforge.evals.answers import Kept, Measured, Skips, answer, rate
 from smolforge.evals.benchmark import Benchmark, Given, Protocol, Question
 from smolforge.evals.measures import scores
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task
-from smolforge.evals.rows import Rows
+from smolforge.evals.rows import Rows, evenly
 from smolforge.files import write_whole
 from smolforge.machine import peak_memory
 from smolforge.records import Media, Record
@@ -111,15 +111,6 @@ def ask(benchmark: Benchmark, rows: Rows, protocol: Protocol, limit: int | None,
             raise DataError(f"two rows with the id {question.id}", where=where, mend="give each row its own id")
         seen[question.id] = number
         yield question
-
-
-def evenly(rows: int, limit: int | None) -> list[int]:
-    """At most `limit` numbers below `rows`, evenly spread, since tables are often sorted by kind.
-
-    >>> evenly(10, 3), evenly(2, 3)
-    ([0, 3, 6], [0, 1])
-    """
-    return list(range(rows)) if limit is None or limit >= rows else [number * rows // limit for number in range(limit)]
 
 
 def _given(kept: Kept) -> Given:

@@ -183,13 +183,13 @@ def _place_pictures(messages: tuple[Message, ...], pictures: list[Media]) -> tup
 
 
 def media(value: Any, base: Path | None) -> Media:
-    """A picture as rows give it (path, address, bytes, `datasets`' dict, decoded); relative paths start from `base`."""
+    """A picture as rows give it: path (from `base`), address, bytes, `datasets`' dict, decoded, or a function that gives one."""
     if isinstance(value, dict):  # `datasets` leaves undecoded pictures as {"bytes": .., "path": ..}
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and not value.startswith(("http://", "https://", "data:")):
         path = Path(value).expanduser()
         return Media(ref=path if path.is_absolute() or base is None else base / path)
-    if not isinstance(value, str | bytes | Image):
+    if not isinstance(value, str | bytes | Image) and not callable(value):
         raise DataError(f"a picture given as {type(value).__name__}", mend="give a path, an address or the file's bytes")
     return Media(ref=value)
 
