@@ -13,6 +13,7 @@ from smolforge.data.batch import collate
 from smolforge.data.pipeline import prepare
 from smolforge.data.share import share
 from smolforge.data.sources.scenes import scene
+from smolforge.errors import ModelError
 from smolforge.generation import ROOM, Sampling, _choose, generate, plan
 from smolforge.loading import load
 from smolforge.records import Media, Message, Record, Response
@@ -171,3 +172,13 @@ def test_answers_that_end_early_leave_the_batch(loaded, monkeypatch):
     alone = [generate(loaded.model, loaded.renderer, [example], sampling)[0] for example in examples]
     assert len({answer.tokens for answer in together}) >= 3, "no case: answers end together"
     assert [(a.text, a.tokens, a.finished) for a in together] == [(a.text, a.tokens, a.finished) for a in alone]
+
+
+def test_a_model_that_computes_no_numbers_is_named(tiny):
+    """NaN would be read as answers of token 0 and scored."""
+    broken = load(str(tiny), device="cpu")
+    with torch.no_grad():
+        broken.model.decoder.layers[0].input_layernorm.weight.fill_(float("nan"))
+    example = prepare(Record(id="7", source="t", messages=(Message(role="user", content=("?",)),), responses=()), broken.renderer)
+    with pytest.raises(ModelError, match=r"t\[7\]: the model computes no numbers .*; use another checkpoint or dtype"):
+        generate(broken.model, broken.renderer, [example], Sampling(max_new_tokens=2))

@@ -37,6 +37,7 @@ def load(
     device: str = "auto",
     images: ImagesSection | None = None,
     revision: str | None = None,
+    adapter: str | None = None,
 ) -> Loaded:
     """Load a model by folder, run folder, .gguf file or Hub name.
 
@@ -44,13 +45,14 @@ def load(
         dtype: "float32" or "bfloat16"; float32 on a CPU, bfloat16 on CUDA when left out.
         device: "auto", "cpu", "cuda" or "mps".
         images: changes of the checkpoint's own picture rules.
+        adapter: run, folder or Hub name of adapters to put on it.
 
     Raises:
         UserError: it cannot be loaded; the message says what to change.
     """
     from smolforge.loading import load as load_
 
-    return load_(name, dtype=dtype, device=device, images=images, revision=revision)
+    return load_(name, dtype=dtype, device=device, images=images, revision=revision, adapter=adapter)
 
 
 def generate(
@@ -128,13 +130,13 @@ def evaluate(
     """Measure a model on benchmarks. Answers are kept, so that a run that was stopped goes on where it was.
 
     Args:
-        tasks: names such as "pope" or "preference"; `smolforge.evals.benchmarks.TASKS` lists them.
+        tasks: names such as "pope" or "preference"; `smolforge.evals.names.TASKS` lists them.
         data: folder or file with a benchmark's rows, of several tasks a folder with one named like each; pairs of the task
             preference by file, folder, source or Hub name. Nothing asks the Hub.
         out: folder for results.json, predictions and small pictures.
         prompts: "lmms-eval", "vlmevalkit" or both: scores differ between them.
         split: of preference pairs.
-        limit: most questions a task, taken evenly from all rows.
+        limit: most questions a task, taken evenly from all rows; of preference pairs the first of a shuffled order, a source.
         fixture: a few drawn rows instead of the benchmark's own, to try a task.
         adapter: run or folder of adapters to put on the model.
         reference: what implicit rewards are measured against; the base model of adapters when left out.
@@ -148,7 +150,6 @@ def evaluate(
     """
     from smolforge.evals.evaluate import Wanted, check
     from smolforge.evals.evaluate import evaluate as evaluate_
-    from smolforge.loading import load as load_
 
     listed = [data] if isinstance(data, str | Path) else data
     wanted = Wanted(
@@ -156,8 +157,14 @@ def evaluate(
         prompts=(prompts,) if isinstance(prompts, str) else tuple(prompts), fixture=fixture,  # type: ignore[arg-type]
     )  # fmt: skip
     check(wanted)
+    if adapter is not None and not isinstance(model, str):
+        raise UserError(
+            "an adapter for a model that is loaded already",
+            where=adapter,
+            mend="give the model by name, or load(..., adapter=..)",
+        )
     name = model if isinstance(model, str) else str(model.folder)
-    loaded = load_(model, dtype=dtype, device=device, adapter=adapter) if isinstance(model, str) else model
+    loaded = load(model, dtype=dtype, device=device, adapter=adapter) if isinstance(model, str) else model
     other = load(reference, dtype=dtype, device=device) if isinstance(reference, str) else reference
     rater = (judge, load(judge, dtype=dtype, device=device)) if judge else None
     name = f"{name} + {adapter}" if adapter else name

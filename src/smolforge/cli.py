@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:  # PyTorch's out-of-memory errors
         if options.debug or not re.search("out of memory|not enough memory|can't allocate memory", str(error)):
             raise
-        print("smolforge: out of memory; halve batch.row_tokens, or set run.gradient_checkpointing: true", file=sys.stderr)
+        mend = {"train": "halve batch.row_tokens, or set run.gradient_checkpointing: true"}.get(
+            options.run.__name__, "use --dtype bfloat16, or close other programs"
+        )
+        print(f"smolforge: out of memory; {mend}", file=sys.stderr)
         return 1
 
 
@@ -112,29 +115,39 @@ def score(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    if Path(options.model).suffix in (".jsonl", ".json") and Path(options.model).is_file():
+    if Path(options.model).suffix in (".jsonl", ".json"):
         return _evaluate_predictions(options)
-    if options.metrics:
-        raise UserError("--metrics is for a file of predictions", where=options.model, mend="give --tasks, or a .jsonl file")
+    _refuse(options, ("metrics", "references", "frequencies", "clip"), "is for a file of predictions")
     if not options.tasks:
         raise UserError("no task", where=options.model, mend="give --tasks pope,chair or others; --help lists them")
+    if "preference" not in options.tasks:
+        _refuse(options, ("reference", "split"), "is for the task preference")
+    if "mmhal" not in options.tasks:
+        _refuse(options, ("judge",), "is for the task mmhal")
     import smolforge
     from smolforge.evals.tables import table
 
     settings = dict(
-        data=options.data, prompts=options.prompts, split=options.split, limit=options.limit, fixture=options.fixture,
+        data=options.data, prompts=options.prompts, split=options.split or "train", limit=options.limit, fixture=options.fixture,
         judge=options.judge, dtype=options.dtype, device=options.device,
     )  # fmt: skip
     folder = _evaluation_folder(options)
-    stages = [(options.model, folder, options.adapter)]
+    after = folder / "after" if options.before and options.out else folder
+    stages = [(options.model, after, options.adapter)]
     if options.before:
-        stages.insert(0, (_start_of(Path(options.model)), folder.parent / "before", None))
+        stages.insert(0, (_start_of(Path(options.model)), after.parent / "before", None))
     for model, out, adapter in stages:
-        reference = options.reference if out == folder else None
+        reference = options.reference if out == after else None
         tasks = smolforge.evaluate(model, options.tasks, out=out, adapter=adapter, reference=reference, **settings)
         print(table(model, tasks.values()))
         print(f"results: {out}")
     return 0
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Options that would do nothing."""
+    if given := [name for name in names if getattr(options, name)]:
+        raise UserError(f"--{given[0]} {why}", where=options.model, mend="leave it out")
 
 
 def _evaluation_folder(options: argparse.Namespace) -> Path:
@@ -143,7 +156,7 @@ def _evaluation_folder(options: argparse.Namespace) -> Path:
     if options.out:
         return options.out
     if (run / "recipe.json").is_file():
-        return run / "evaluation" / "after"
+        return run / "evaluation" / (f"after+{Path(options.adapter).name}" if options.adapter else "after")
     name = re.sub(r"[^\w.-]+", "-", str(options.model).rstrip("/")).strip("-.")
     return Path("evaluations") / (f"{name}+{Path(options.adapter).name}" if options.adapter else name)
 
@@ -153,18 +166,32 @@ def _start_of(run: Path) -> str:
     file = run / "recipe.json"
     if not file.is_file():
         raise UserError("no run, so nothing was before", where=run, mend="give a run's folder, or leave --before out")
-    return str(json.loads(file.read_text(encoding="utf-8"))["model"]["name"])
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["model"]["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("does not say what the run started from", where=file, mend="leave --before out") from error
 
 
 def _evaluate_predictions(options: argparse.Namespace) -> int:
+    file = Path(options.model)
+    if not file.is_file():
+        raise UserError("no such file", where=file, mend="check the path")
+    _refuse(
+        options, ("tasks", "adapter", "data", "fixture", "before", "limit", "split", "reference", "judge", "dtype"),
+        "is for a model, and this is a file of predictions",
+    )  # fmt: skip
+    if not options.metrics:
+        raise UserError("predictions and no metric", where=file, mend="give --metrics cider,bleu or others")
+    if "cider" not in options.metrics:
+        _refuse(options, ("frequencies",), "is for cider")
+    if "clipscore" not in options.metrics:
+        _refuse(options, ("clip",), "is for clipscore")
     from smolforge.evals.predictions import score_predictions
     from smolforge.evals.tables import table
 
-    if not options.metrics:
-        raise UserError("predictions and no metric", where=options.model, mend="give --metrics cider,bleu or others")
     task = score_predictions(
-        Path(options.model), options.metrics, references=options.references, out=options.out, frequencies=options.frequencies,
-        clip=options.clip,
+        file, options.metrics, references=options.references, out=options.out, frequencies=options.frequencies, clip=options.clip,
+        device=options.device,
     )  # fmt: skip
     print(table(options.model, [task]))
     return 0
@@ -285,7 +312,13 @@ def build_parser() -> argparse.ArgumentParser:
         "smolforge evaluate predictions.jsonl --metrics cider,bleu",
     )  # fmt: skip
     _model_options(verb, "folder, run folder, .gguf file or Hub name; or a .jsonl file of predictions")
-    verb.add_argument("--tasks", type=_tasks, default=(), metavar="A,B,..", help=f"of {', '.join(TASKS)}; all is every one")
+    verb.add_argument(
+        "--tasks",
+        type=_tasks,
+        default=(),
+        metavar="A,B,..",
+        help=f"of {', '.join(TASKS)}; all is every one, with --fixture or --data",
+    )
     verb.add_argument("--adapter", metavar="RUN", help="run or folder of adapters to put on the model")
     verb.add_argument(
         "--data", action="append", default=[], metavar="DIR",
@@ -298,7 +331,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verb.add_argument("--before", action="store_true", help="of a run: measure the model that it started from too")
     verb.add_argument("--limit", type=_positive, help="most questions a task, taken evenly from all")
-    verb.add_argument("--split", default="train", help="of preference pairs, such as test[:100] (default: %(default)s)")
+    verb.add_argument("--split", help="of preference pairs, such as test[:100] (default: train)")
     verb.add_argument(
         "--reference", metavar="MODEL", help="what implicit rewards are measured against (default: the base of adapters)"
     )
@@ -309,7 +342,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--frequencies", type=Path, metavar="FILE", help="document frequencies for cider (default: the references')"
     )
     verb.add_argument("--clip", metavar="MODEL", help="a CLIP for clipscore, by folder or Hub name")
-    verb.add_argument("--out", type=Path, metavar="DIR", help="folder of results (default: in the run, or evaluations/NAME)")
+    verb.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of results; with --before for two below it (default: in the run, or evaluations/NAME)",
+    )
 
     verb = _verb(
         verbs, compare, "two evaluations: what changed, and which answers got worse",

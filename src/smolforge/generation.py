@@ -17,6 +17,7 @@ import torch
 from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.render import Example, Renderer
 from smolforge.data.share import Shared, families, share
+from smolforge.errors import ModelError
 from smolforge.model.attention import Attend, tree_attention
 from smolforge.model.tree import TreeModel
 
@@ -78,6 +79,9 @@ def continue_group(
 
     Args:
         limits: most new tokens of each prompt, where they differ; at most `sampling.max_new_tokens`.
+
+    Raises:
+        ModelError: the model computes NaN or infinite numbers.
     """
     generator = generator or torch.Generator().manual_seed(sampling.seed)
     limits = limits or [sampling.max_new_tokens] * len(prompts)
@@ -163,6 +167,10 @@ def _continue(
     attend = tree_attention(row)
     states = model.decode(model.embed(row), row.position_ids, [cache.fill(attend) for cache in caches])  # (L, D)
     scores = _sums(row, model.log_probs(states[row.predictors], row.targets))
+    if not states.isfinite().all():
+        raise ModelError(
+            "the model computes no numbers (NaN or infinite)", where=row.ids[0], mend="use another checkpoint or dtype"
+        )
     hidden = states[index.gather(1, lengths[:, None] - 1)[:, 0]]  # (B, D)
     answers: list[list[int]] = [[] for _ in paths]
     rows = list(range(len(paths)))  # prompt of each row of `hidden`

@@ -29,10 +29,19 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, where the device can; a process's resident set cannot."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def energy(device: torch.device) -> float | None:
     """Joules that a CUDA device has used since its driver was loaded; None where that cannot be known.
 
-    It is known with NVIDIA's `nvidia-ml-py` installed; a processor's own counters overflow within minutes and are not used.
+    It is known with NVIDIA's `nvidia-ml-py` installed (`pip install "smolforge[energy]"`); a processor's own counters overflow
+    within minutes and are not used. Tests have never run this on a card.
     """
     if device.type != "cuda":
         return None
@@ -40,8 +49,11 @@ def energy(device: torch.device) -> float | None:
         import pynvml
     except ImportError:
         return None
+    import torch
+
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)) / 1000
+        name = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # NVML counts cards that CUDA_VISIBLE_DEVICES hides
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(name)) / 1000
     except pynvml.NVMLError:  # older cards do not tell
         return None

@@ -132,3 +132,15 @@ def test_no_score_in_common(tmp_path):
     (compared,) = compare(before, after, KNOWN).values()
     assert compared.changes == {}
     assert [pair.gain for pair in compared.pairs] == [0.0]
+
+
+def test_one_id_and_another_question_are_not_compared(tmp_path):
+    """Ids may be numbers of rows: of two folders of data they name different questions."""
+    before, after = (results(tmp_path / name, right(1, 0)) for name in ("before", "after"))
+    file = after / "predictions" / "toys.lmms-eval.jsonl"
+    file.write_text(file.read_text().replace('"prompt": "?"', '"prompt": "!"', 1))
+    (compared,) = compare(before, after, KNOWN).values()
+    assert ([pair.before.id for pair in compared.pairs], compared.alone) == (["1"], (1, 1))
+    file.write_text(file.read_text().replace('"facts": {}', '"facts": {"answer": "yes"}'))
+    with pytest.raises(DataError, match=r"no question of toys.lmms-eval in common"):
+        compare(before, after, KNOWN)

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import smolforge
 from smolforge.cli import main
 from smolforge.data.sources.tables import open_source
+from smolforge.errors import ModelError, UserError
 from smolforge.evals.fixtures import write_fixture
 from smolforge.evals.results import read_predictions, read_results
 from smolforge.evals.rows import evenly
@@ -158,7 +159,7 @@ def test_several_tasks_from_a_folder_of_folders(tiny, tmp_path, shown, fails):
         2,
     )
     assert set(read_results(tmp_path / "out")["tasks"]) == {"docvqa.lmms-eval", "mlvu.lmms-eval", "scenes.lmms-eval"}
-    line = fails(*evaluate(tiny, *arguments, tasks="docvqa,pope"), "--limit", 2, after=1)
+    line = fails(*evaluate(tiny, *arguments, tasks="docvqa,pope"), "--limit", 2)
     assert "benchmarks: no folder pope; of several tasks, give a folder with one named like each task" in line
 
 
@@ -305,7 +306,7 @@ def test_another_models_folder(tiny, lora, tmp_path, fails, shown):
     shown(*evaluate(tiny, *arguments))
     before = (tmp_path / "out" / "results.json").read_bytes()
     line = fails(*evaluate(lora, *arguments))
-    assert f"{tmp_path / 'out'}: holds results of another model, {tiny}; choose another folder with --out" in line
+    assert f"{tmp_path / 'out'}: holds results of another model, {tiny} in float32; choose another folder with --out" in line
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
@@ -363,7 +364,7 @@ def test_predictions_that_cannot_be_scored(tiny, tmp_path, fails):
     file = lines(tmp_path / "said.jsonl", *SAID)
     assert "predictions and no metric; give --metrics cider,bleu" in fails("evaluate", file)
     assert "no metric wer; metrics are bleu" in fails("evaluate", file, "--metrics", "exact,wer")
-    assert "--metrics is for a file of predictions; give --tasks" in fails("evaluate", tiny, "--metrics", "cider")
+    assert "--metrics is for a file of predictions" in fails("evaluate", tiny, "--metrics", "cider")
     assert "two predictions with the id 1" in fails(
         "evaluate", lines(tmp_path / "twice.jsonl", SAID[0], SAID[0]), "--metrics", "exact"
     )
@@ -390,14 +391,14 @@ def test_preference_counts_what_scoring_says(tiny, tmp_path, shown):
     source = open_source(DataSection(source="scene_pairs", split="test[:20]"))
     plain = [line["responses"] for line in score(smolforge.load(str(tiny), device="cpu"), source)]
     found = preference(tmp_path / "out")
-    assert found["by log-prob"] == sum(chosen["logprob"] > rejected["logprob"] for chosen, rejected in plain) / 20
-    assert found["by log-prob a token"] == sum(c["logprob"] / c["tokens"] > r["logprob"] / r["tokens"] for c, r in plain) / 20
+    assert found["log-prob"] == sum(chosen["logprob"] > rejected["logprob"] for chosen, rejected in plain) / 20
+    assert found["log-prob a token"] == sum(c["logprob"] / c["tokens"] > r["logprob"] / r["tokens"] for c, r in plain) / 20
     assert found["chosen length"] == sum(chosen["tokens"] for chosen, _ in plain) / 20
     margins = [c["logprob"] / c["tokens"] - r["logprob"] / r["tokens"] for c, r in plain]
     assert found["margin"] == pytest.approx(sum(margins) / 20, abs=1e-6)  # nats; worst seen 4e-8
-    assert "by implicit reward" not in found
+    assert "implicit reward" not in found
     assert "there is no reference" in err
-    assert "by log-prob a token" in out
+    assert "log-prob a token" in out
     predictions = read_predictions(tmp_path / "out", "preference.log-probs")
     assert sorted(one.facts["chosen"] for one in predictions) == pytest.approx(
         sorted(chosen["logprob"] for chosen, _ in plain), rel=1e-5
@@ -408,7 +409,7 @@ def test_preference_counts_what_scoring_says(tiny, tmp_path, shown):
 def test_a_model_is_its_own_reference_only_in_ties(tiny, tmp_path):
     settings = dict(split="test[:8]", device="cpu")
     smolforge.evaluate(str(tiny), "preference", "scene_pairs", out=tmp_path / "out", reference=str(tiny), **settings)
-    assert preference(tmp_path / "out")["by implicit reward"] == 0
+    assert preference(tmp_path / "out")["implicit reward"] == 0
 
 
 def test_adapters_are_measured_against_their_base(tiny, lora, tmp_path):
@@ -421,7 +422,7 @@ def test_adapters_are_measured_against_their_base(tiny, lora, tmp_path):
         for name in ("own", "given")
     )
     assert ours == pytest.approx(theirs, rel=1e-5)
-    assert preference(tmp_path / "own")["by implicit reward"] == preference(tmp_path / "given")["by implicit reward"]
+    assert preference(tmp_path / "own")["implicit reward"] == preference(tmp_path / "given")["implicit reward"]
 
 
 def test_several_sources_of_pairs(tiny, tmp_path):
@@ -467,3 +468,63 @@ def test_preferences_of_two_models_can_be_compared(tiny, lora, tmp_path, shown):
     out, _ = shown("compare", tmp_path / "before", tmp_path / "after", "--out", tmp_path / "page.html")
     assert "preference" in out
     assert (tmp_path / "page.html").is_file()
+
+
+# --- what would do nothing, or fail late ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tasks", "scenes", "--clip", "x"], "--clip is for a file of predictions; leave it out"),
+        (["--tasks", "scenes", "--judge", "x"], "--judge is for the task mmhal; leave it out"),
+        (["--tasks", "pope", "--reference", "x", "--fixture"], "--reference is for the task preference; leave it out"),
+        (["--tasks", "pope", "--split", "test", "--fixture"], "--split is for the task preference; leave it out"),
+        (["--tasks", "scenes", "--data", "nowhere"], "scenes is drawn and takes no data; leave --data out"),
+        (["--tasks", "pope", "--data", "nowhere", "--fixture"], "data and fixture; give one of them"),
+        (["--tasks", "scenes,object_halbench"], "object_halbench: is not on the Hub; give its folder with --data"),
+        (["--tasks", "pope", "--data", "nowhere"], "nowhere: no such file or folder; give a folder with the rows of pope"),
+    ],
+)
+def test_what_can_be_known_to_fail_fails_before_the_model_is_loaded(fails, arguments, words):
+    assert words in fails("evaluate", "no/such/model", *arguments)
+
+
+def test_options_of_a_model_do_not_fit_predictions(fails, tmp_path):
+    assert "nothere.jsonl: no such file; check the path" in fails("evaluate", "nothere.jsonl", "--metrics", "bleu")
+    said = tmp_path / "said.jsonl"
+    said.write_text('{"id": 1, "prediction": "a cat", "references": ["a cat"]}\n')
+    assert "--tasks is for a model" in fails("evaluate", said, "--metrics", "bleu", "--tasks", "pope")
+    assert "--frequencies is for cider" in fails("evaluate", said, "--metrics", "bleu", "--frequencies", "x.json")
+
+
+def test_a_loaded_model_takes_no_adapter(tiny, tmp_path):
+    """It would be named in the results and not be on the model."""
+    with pytest.raises(UserError, match="an adapter for a model that is loaded already"):
+        smolforge.evaluate(load(str(tiny), device="cpu"), "scenes", out=tmp_path / "out", adapter="no/such")
+
+
+def test_before_and_after_lie_below_out(tiny, tmp_path, shown):
+    """`--before --out DIR` writes DIR/before and DIR/after."""
+    run = tmp_path / "run"
+    (run / "model").parent.mkdir()
+    shutil.copytree(tiny, run / "model")
+    (run / "recipe.json").write_text(json.dumps({"model": {"name": str(tiny)}}))
+    out, _ = shown("evaluate", run, "--tasks", "pope", "--fixture", "--limit", 2, "--before", "--out", "both", "--device", "cpu")
+    assert sorted(path.name for path in Path("both").iterdir()) == ["after", "before"]
+    assert "results: both/before" in out
+
+
+def test_a_damaged_note_of_the_cost_loses_no_result(tiny, tmp_path, shown):
+    for text in ("{", ""):
+        shown("evaluate", tiny, "--tasks", "pope", "--fixture", "--limit", 2, "--out", "out", "--device", "cpu")
+        Path("out/cost.json").write_text(text)
+    shown("evaluate", tiny, "--tasks", "pope", "--fixture", "--limit", 2, "--out", "out", "--device", "cpu")
+    assert json.loads(Path("out/cost.json").read_text())["pope.lmms-eval"]["generated"] == 0
+
+
+def test_pairs_of_a_model_that_computes_no_numbers(tiny, tmp_path):
+    broken = load(str(tiny), device="cpu")
+    broken.model.head.weight.data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="the model computes no numbers"):
+        smolforge.evaluate(broken, "preference", "scene_pairs", split="test[:4]", out=tmp_path / "out")

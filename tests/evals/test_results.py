@@ -81,7 +81,7 @@ def test_tasks_join_others_of_the_model_in_any_order(folder, tmp_path_factory):
 
 def test_another_models_results_are_left_alone(folder):
     before = (folder / "results.json").read_bytes()
-    with pytest.raises(DataError, match="holds results of another model, a model; choose another folder with --out"):
+    with pytest.raises(DataError, match="holds results of another model, a model in float32; choose another folder with --out"):
         write_task(folder, MODEL | {"name": "another", "weights": "bbbb"}, task(), [prediction("1", answer="other")])
     assert (folder / "results.json").read_bytes() == before
     assert read_predictions(folder, "pope.lmms-eval")[0] == prediction("1")

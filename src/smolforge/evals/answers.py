@@ -32,6 +32,7 @@ from smolforge.records import Record, Response, fingerprint
 from smolforge.store import Store
 
 FORMAT = 2  # raise it when the same prompt and weights would give another answer
+SAY_SECONDS = 10  # between lines where no bar can be drawn
 RESERVE = 64  # positions that a long prompt leaves free; an answer may take all that are left
 
 
@@ -70,11 +71,16 @@ def measured(name: str, loaded: Loaded, cache: Path | None = None) -> Measured:
     Args:
         cache: folder of what is kept for all runs; ~/.cache/smolforge when left out.
     """
-    weights = weights_fingerprint({"model": loaded.model.model}, adapters=True)
-    dtype = str(loaded.model.dtype)
-    file = cache_folder(cache) / "answers" / f"{fingerprint(FORMAT, weights, dtype, loaded.device.type)}.sqlite"
-    about = {"weights": weights, "dtype": dtype, "device": loaded.device.type}
-    return Measured(name=name, loaded=loaded, weights=weights, answers=Store(file, about=about, what="answers"))
+    renderer = loaded.renderer
+    about = {
+        "weights": weights_fingerprint({"model": loaded.model.model}, adapters=True),
+        "dtype": str(loaded.model.dtype),
+        "device": loaded.device.type,
+        "words": fingerprint(renderer.tokenizer.to_str(), renderer.context),
+        "versions": fingerprint(versions()),
+    }
+    file = cache_folder(cache) / "answers" / f"{fingerprint(FORMAT, about)}.sqlite"
+    return Measured(name=name, loaded=loaded, weights=about["weights"], answers=Store(file, about=about, what="answers"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +99,50 @@ def answer(
 
     Args:
         out: folder of results, for small copies of the pictures; None keeps none.
+
+    Raises:
+        ModelError: the model computes NaN.
     """
-    prompts: list[Example] = []
-    asked: list[Question] = []
+    asked, prompts = _rendered(model, questions, skips, what)
+    keys = [fingerprint(prompt.key, question.max_new_tokens) for prompt, question in zip(prompts, asked)]
+    pictured = {asked[number].id for number in evenly(len(asked), pictures.MOST)} if out is not None else set()
+    distinct = list({key: number for number, key in reversed([*enumerate(keys)])}.values())[::-1]  # one prompt is asked once
+    room = max((question.max_new_tokens for question in asked), default=0)
+    absent = model.answers.missing(keys)
+    groups = ([distinct[place] for place in group] for group in plan([prompts[number] for number in distinct], room))
+    todo = [left for group in groups if (left := [number for number in group if keys[number] in absent])]
+    broken, fresh = _generate(
+        model,
+        [[asked[n] for n in group] for group in todo],
+        [[keys[n] for n in group] for group in todo],
+        len(distinct),
+        console,
+        what,
+        out,
+        pictured,
+    )
+    for question, key in zip(asked, keys):
+        if key in broken:
+            skips.add(broken[key].what, f"{what}[{question.id}]: {broken[key]}")
+    kept = model.answers.get([key for key in keys if key not in broken])
+    answers = {
+        question.id: Kept(
+            answer=_from_bytes(kept[key]),
+            changes=prompt.changes,
+            pictures=pictures.names(prompt) if question.id in pictured else (),
+        )
+        for question, prompt, key in zip(asked, prompts, keys)
+        if key in kept
+    }
+    for question in asked:
+        if out is not None and question.id in answers:
+            pictures.copy_missing(out, question.record, answers[question.id].pictures)
+    return answers, fresh
+
+
+def _rendered(model: Measured, questions: Sequence[Question], skips: Skips, what: str) -> tuple[list[Question], list[Example]]:
+    """The questions that can be asked, and their prompts without pixels; what gave way is counted."""
+    asked, prompts = [], []
     for question in questions:
         try:
             example = model.loaded.renderer.render(_with_options(question), reserve=min(question.max_new_tokens, RESERVE))
@@ -106,57 +153,47 @@ def answer(
             skips.add(f"{change.split(':')[0]} (asked all the same)", f"{what}[{question.id}]: {change}")
         asked.append(question)
         prompts.append(_without_pixels(example))
-    pictured = {asked[number].id for number in evenly(len(asked), pictures.MOST)} if out is not None else set()
-    keys = [fingerprint(prompt.key, question.max_new_tokens) for prompt, question in zip(prompts, asked)]
-    distinct = list({key: number for number, key in reversed([*enumerate(keys)])}.values())[::-1]  # one prompt is asked once
-    room = max((question.max_new_tokens for question in asked), default=0)
-    groups = [[distinct[place] for place in group] for group in plan([prompts[number] for number in distinct], room)]
-    broken: dict[int, DataError] = {}
-    fresh = 0
+    return asked, prompts
+
+
+def _generate(
+    model: Measured,
+    groups: Sequence[Sequence[Question]],
+    keys: Sequence[Sequence[str]],
+    total: int,
+    console: Console,
+    what: str,
+    out: Path | None,
+    pictured: Collection[str],
+) -> tuple[dict[str, DataError], int]:
+    """Answer groups of questions and keep each group's answers at once; the next group is decoded meanwhile.
+
+    Returns:
+        Why the prompts that could not be decoded could not, by key; and how many answers were generated.
+    """
+    broken: dict[str, DataError] = {}
+    fresh, left = 0, sum(map(len, groups))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, ThreadPoolExecutor(1) as ahead:
-        shown = bar.add_task(what, total=len(distinct))
-        todo = [[number for number in group if keys[number] in model.answers.missing([keys[number]])] for group in groups]
-        bar.advance(shown, len(distinct) - sum(map(len, todo)))
-        todo = [group for group in todo if group]
-        prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[0]], out, pictured) if todo else None
-        told, began = time.monotonic(), time.monotonic()
-        for number, group in enumerate(todo):
-            assert prepared is not None
-            ready, failed = prepared.result()
-            if number + 1 < len(todo):
-                prepared = ahead.submit(_prepare, model, [asked[n] for n in todo[number + 1]], out, pictured)
-            broken |= {group[place]: why for place, why in failed.items()}
-            going = [n for place, n in enumerate(group) if place not in failed]
+        shown = bar.add_task(what, total=total, completed=total - left)
+        prepared = [ahead.submit(_prepare, model, group, out, pictured) for group in groups[:1]]
+        told = began = time.monotonic()
+        for number, (group, names) in enumerate(zip(groups, keys)):
+            ready, failed = prepared.pop().result()
+            prepared = [ahead.submit(_prepare, model, after, out, pictured) for after in groups[number + 1 : number + 2]]
+            broken |= {names[place]: why for place, why in failed.items()}
+            going = [place for place in range(len(group)) if place not in failed]
             if going:
-                limits = [asked[n].max_new_tokens for n in going]
+                limits = [group[place].max_new_tokens for place in going]
                 sampling = Sampling(max_new_tokens=max(limits))
                 got = continue_group(model.loaded.model, model.loaded.renderer, ready, sampling, limits=limits)
-                model.answers.put({keys[n]: _to_bytes(one) for n, one in zip(going, got)})
-            fresh += len(going)
+                model.answers.put({names[place]: _to_bytes(one) for place, one in zip(going, got)})
+            fresh, left = fresh + len(going), left - len(group)
             bar.advance(shown, len(group))
-            if not console.is_terminal and time.monotonic() - told > 10:
-                told, left = time.monotonic(), sum(map(len, todo[number + 1 :]))
-                rate = fresh / (told - began)
-                console.print(f"{what}: {left:,} questions left, {left / rate:.0f} s", highlight=False, soft_wrap=True)
-    unread = {keys[n]: why for n, why in broken.items()}
-    for question, key in zip(asked, keys):
-        if key in unread:
-            skips.add(unread[key].what, f"{what}[{question.id}]: {unread[key]}")
-    kept = model.answers.get([key for key in keys if key not in unread])
-    answers = {
-        question.id: Kept(
-            answer=_from_bytes(kept[key]),
-            changes=prompt.changes,
-            pictures=pictures.names(prompt) if question.id in pictured else (),
-        )
-        for question, prompt, key in zip(asked, prompts, keys)
-        if key in kept
-    }
-    if out is not None:
-        for question in asked:
-            if question.id in answers:
-                pictures.copy_missing(out, question.record, answers[question.id].pictures)
-    return answers, fresh
+            if not console.is_terminal and fresh and time.monotonic() - told > SAY_SECONDS:
+                told = time.monotonic()
+                words = f"{what}: {left:,} questions left, {left * (told - began) / fresh:.0f} s"
+                console.print(words, highlight=False, soft_wrap=True)
+    return broken, fresh
 
 
 def rate(

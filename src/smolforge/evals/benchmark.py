@@ -69,6 +69,7 @@ class Benchmark:
     score: Callable[[Sequence[Question], Sequence[Given]], Sequence[Scored]]
     measures: Mapping[str, Measure]
     revision: str | None = None  # of the dataset on the Hub, where its newest is not meant
+    files: tuple[str, ...] = ()  # patterns of files that `rows` reads, where the Hub has files and no table
     configs: tuple[str, ...] = ()  # configurations on the Hub, all of them used; rows tell theirs in the column "config"
     pictures: bool = True  # needs a model that sees
     videos: bool = False

@@ -45,7 +45,7 @@ class Compared:
     after: Task
     changes: dict[str, Change]
     pairs: list[Pair]  # questions that both answered, worst first
-    alone: tuple[int, int]  # questions that only one of them answered
+    alone: tuple[int, int]  # questions that only one of them answered, or that differ under one id
 
 
 def compare(before: Path, after: Path, measures: Mapping[str, Mapping[str, Measure]]) -> dict[str, Compared]:
@@ -75,7 +75,7 @@ def _compare(old: Task, new: Task, before: Path, after: Path, measures: Mapping[
     """None when they share no question."""
     answers = {prediction.id: prediction for prediction in read_predictions(after, new.key)}
     first = read_predictions(before, old.key)
-    both = [(one, answers[one.id]) for one in first if one.id in answers]
+    both = [(one, answers[one.id]) for one in first if one.id in answers and _alike(one, answers[one.id], old.name)]
     if not both:
         return None
     sums = [one.sums for one, _ in both], [other.sums for _, other in both]
@@ -88,6 +88,11 @@ def _compare(old: Task, new: Task, before: Path, after: Path, measures: Mapping[
         before=old, after=new, changes=changes, pairs=sorted(pairs, key=lambda pair: pair.gain),
         alone=(len(first) - len(both), len(answers) - len(both)),
     )  # fmt: skip
+
+
+def _alike(before: Prediction, after: Prediction, task: str) -> bool:
+    """Whether both were asked the same: an id may be a row's number, and the rows others. Of a pair the facts are its log-probs."""
+    return before.prompt == after.prompt and (task == "preference" or before.facts == after.facts)
 
 
 def _gain(before: Prediction, after: Prediction, measures: Sequence[Measure]) -> float:

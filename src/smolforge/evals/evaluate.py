@@ -62,7 +62,7 @@ def evaluate(
     refuse_others(out, model.facts)
     console = console or Console(stderr=True)
     done = []
-    for task in wanted.tasks:
+    for task in dict.fromkeys(wanted.tasks):
         data = fixture(out / "fixture", task) if wanted.fixture else wanted.data
         if task == "preference":
             done.append(_preference(model, wanted, data, out, reference, console))
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def check(wanted: Wanted) -> None:
-    """Before anything is loaded. Raises DataError."""
+    """Before anything is loaded or asked: what can be known to fail. Raises DataError."""
     if unknown := [task for task in wanted.tasks if task not in TASKS]:
         raise DataError(f"no task {', '.join(unknown)}", mend=f"tasks are {', '.join(TASKS)}")
     if not wanted.tasks:
@@ -92,8 +92,22 @@ def check(wanted: Wanted) -> None:
         raise DataError("no prompts", mend=f"there are {', '.join(PROTOCOLS)}")
     if unknown := [prompts for prompts in wanted.prompts if prompts not in PROTOCOLS]:
         raise DataError(f"no prompts {', '.join(unknown)}", mend=f"there are {', '.join(PROTOCOLS)}")
-    if "preference" in wanted.tasks and not wanted.data and not wanted.fixture:
+    if wanted.fixture:
+        if wanted.data:
+            raise DataError("data and fixture", mend="give one of them")
+        return
+    if "preference" in wanted.tasks and not wanted.data:
         raise DataError("preference needs pairs", mend="give a file, folder, source or Hub name with --data")
+    if wanted.data and all(task in BENCHMARKS and BENCHMARKS[task].drawn for task in wanted.tasks):
+        raise DataError(f"{', '.join(wanted.tasks)} is drawn and takes no data", mend="leave --data out")
+    for task in wanted.tasks:
+        if task not in BENCHMARKS or BENCHMARKS[task].drawn:
+            continue
+        place = place_of(task, wanted.data, wanted.tasks)
+        if place is None and not BENCHMARKS[task].hub:
+            raise DataError("is not on the Hub", where=task, mend=f"give its folder with --data; {BENCHMARKS[task].source}")
+        if place is not None and not place.exists():
+            raise DataError("no such file or folder", where=place, mend=f"give a folder with the rows of {task}")
 
 
 def place_of(task: str, data: Sequence[str], tasks: Sequence[str]) -> Path | None:

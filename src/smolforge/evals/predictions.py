@@ -33,6 +33,7 @@ IDS = ("id", "image_id", "question_id")
 WORDS = ("prediction", "caption", "answer", "text")
 REFERENCES = ("references", "answers", "captions", "reference", "caption", "answer")
 WITHOUT = ("clipscore", "chair")  # metrics that need no reference
+CHUNK = 64  # pictures decoded at a time
 MOST_NAMED = 3  # ids that an error names
 
 # Of a prediction and its references: the share of right that one answer has.
@@ -89,6 +90,7 @@ def score_predictions(
     out: Path | None = None,
     frequencies: Path | None = None,
     clip: str | None = None,
+    device: str = "auto",
 ) -> Task:
     """Score a file of predictions.
 
@@ -98,6 +100,7 @@ def score_predictions(
         out: folder of results for `compare`; nothing is written without.
         frequencies: document frequencies for CIDEr, as `cider.DocumentFrequencies.read` takes them.
         clip: a CLIP by folder or Hub name, for CLIPScore.
+        device: that it runs on.
 
     Raises:
         DataError: unknown metrics, missing or double ids, predictions without references or the other way round, or what a metric
@@ -124,7 +127,7 @@ def score_predictions(
             counts, marks[number] = chair_sums(one.text, truth_of(one, file))
             sums[number] |= counts
     if clip is not None and "clipscore" in metrics:
-        sums = [one | more for one, more in zip(sums, _clip_sums(clip, given, file.parent), strict=True)]
+        sums = [one | more for one, more in zip(sums, _clip_sums(clip, given, file.parent, device), strict=True)]
     known = {name for one in sums for name in one}
     measures = {name: measure for name, measure in METRIC_MEASURES.items() if not measure.needs or measure.needs in known}
     empty = sum(not one.text.strip() for one in given)
@@ -165,9 +168,13 @@ def read_predictions(file: Path, references: Path | None, *, needed: bool = True
     found = []
     for id, row in rows.items():
         text = next((row[name] for name in WORDS if row.get(name) is not None), None)
-        if text is None:
-            raise DataError(f"no prediction for {id}", where=file, mend=f"give it as {', '.join(WORDS[:3])}; it may be empty")
-        found.append(Given(id=id, text=str(text), references=given.get(id, ()), row=row))
+        if not isinstance(text, str):
+            raise DataError(
+                f"no prediction for {id}" if text is None else f"the prediction for {id} is no text",
+                where=file,
+                mend=f"give it as {', '.join(WORDS[:3])}; it may be empty",
+            )
+        found.append(Given(id=id, text=text, references=given.get(id, ()), row=row))
     return found
 
 
@@ -177,7 +184,9 @@ def truth_of(one: Given, file: Path) -> frozenset[str]:
     Raises:
         DataError: no object of MSCOCO's.
     """
-    own = one.row.get("objects") or ()
+    own = one.row.get("objects") or []
+    if not isinstance(own, list):
+        raise DataError(f"the objects of {one.id} are no list", where=file, mend="name them in a list")
     names = {str(name.get("category") if isinstance(name, dict) else name) for name in own}
     return objects(names) | {mention.object for reference in one.references for mention in mentions(reference)}
 
@@ -225,21 +234,24 @@ def _references(file: Path) -> dict[str, tuple[str, ...]]:
 
 def _listed(row: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     value = next((row[name] for name in names if row.get(name) is not None), None)
-    if value is None:
-        return ()
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+    found = () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(one, str) for one in found):
+        raise DataError("references that are no texts", where=ascii(value)[:80], mend="give a text or a list of texts")
+    return found
 
 
-def _clip_sums(clip: str, given: Sequence[Given], base: Path) -> list[dict[str, float]]:
+def _clip_sums(clip: str, given: Sequence[Given], base: Path, device: str) -> list[dict[str, float]]:
     from smolforge.evals.metrics.clipscore import ClipScore
+    from smolforge.loading import pick_device
 
-    pictures = []
-    for one in given:
-        if one.row.get("image") is None:
-            raise DataError(f"no picture for {one.id}", where="clipscore", mend="give its file in a column `image`")
-        pictures.append(open_picture(media(one.row["image"], base)).pixels())
-    references = [one.references for one in given] if all(one.references for one in given) else None
-    found = ClipScore(clip).score(pictures, [one.text for one in given], references)
+    if without := [one.id for one in given if one.row.get("image") is None]:
+        raise DataError(f"no picture for {_named(without)}", where="clipscore", mend="give its file in a column `image`")
+    scorer, found = ClipScore(clip, device=str(pick_device(device))), []
+    for first in range(0, len(given), CHUNK):
+        chunk = given[first : first + CHUNK]
+        pictures = [open_picture(media(one.row["image"], base)).pixels() for one in chunk]
+        references = [one.references for one in chunk] if all(one.references for one in given) else None
+        found += scorer.score(pictures, [one.text for one in chunk], references)
     return [{"clip": one.clip, "clipped": 1.0} | ({} if one.ref is None else {"refclip": one.ref}) for one in found]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from smolforge.data.pipeline import Tally, open_stream
-from smolforge.errors import DataError
+from smolforge.errors import DataError, ModelError
 from smolforge.evals.measures import Measure, Sums, ratio, scores
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task
 from smolforge.loading import Loaded, same_tokenizer
@@ -23,13 +23,14 @@ CHUNK = 32  # pairs scored at a time
 PROTOCOL = "log-probs"  # nothing is asked; stands where other tasks name their prompts
 
 PREFERENCE: dict[str, Measure] = {
-    "by log-prob": Measure(about="pairs whose chosen answer has the higher summed log-prob", of=ratio("ahead sum", "pairs")),
-    "by log-prob a token": Measure(about="pairs whose chosen answer has it a token", of=ratio("ahead token", "pairs")),
-    "by implicit reward": Measure(
+    "log-prob": Measure(about="pairs whose chosen answer has the higher summed log-prob", of=ratio("ahead sum", "pairs")),
+    "log-prob a token": Measure(about="pairs whose chosen answer has it a token", of=ratio("ahead token", "pairs")),
+    "implicit reward": Measure(
         about="pairs whose chosen answer gained more over the reference; this one flatters",
         of=ratio("ahead reward", "rewarded"),
         needs="rewarded",
     ),
+    "ties": Measure(about="pairs with neither ahead, by log-prob a token", of=ratio("ties", "pairs"), better=""),
     "margin": Measure(about="nats a token by which chosen is ahead", of=ratio("margin token", "pairs"), percent=False),
     "chosen length": Measure(about="tokens of chosen answers", of=ratio("chosen tokens", "pairs"), better="", percent=False),
     "rejected length": Measure(about="tokens of rejected ones", of=ratio("rejected tokens", "pairs"), better="", percent=False),
@@ -57,7 +58,7 @@ def preference(
 
     Raises:
         DataError: a source cannot be opened, or has no pair that can be used.
-        ModelError: the reference has another tokenizer.
+        ModelError: the reference has another tokenizer, or the model computes NaN.
     """
     objective = objective_of(PreferenceSection(kind="dpo"))
     assert objective.compare is not None
@@ -73,7 +74,11 @@ def preference(
             for row in step.rows:
                 row = row.to(loaded.device)
                 row = replace(row, reference=against(row)) if against else row
-                result.comparisons.extend(objective.compare(loaded.model(row), row))
+                log_probs = loaded.model(row)
+                if not log_probs.isfinite().all():
+                    mend = "use another checkpoint or dtype"
+                    raise ModelError("the model computes no numbers (NaN or infinite)", where=row.ids[0], mend=mend)
+                result.comparisons.extend(objective.compare(log_probs, row))
     if not result.comparisons:
         why = result.tally.named[0] if result.tally.named else "there are none"
         raise DataError(f"no pair can be used: {why}")
@@ -116,6 +121,7 @@ def pair_sums(pair: Comparison) -> Sums:
         margin = pair.margin(measure)
         if margin is not None:
             sums[f"ahead {measure}"] = float(margin > 0)
+    sums["ties"] = float(pair.margin("token") == 0)
     return sums | ({"rewarded": 1.0} if pair.margin("reward") is not None else {})
 
 

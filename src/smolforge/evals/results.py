@@ -93,7 +93,8 @@ def refuse_others(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
     held = _read(folder / "results.json") if (folder / "results.json").is_file() else {}
     if held and held["model"]["weights"] != model["weights"]:
         mend = "choose another folder with --out, or delete this one"
-        raise DataError(f"holds results of another model, {held['model']['name']}", where=folder, mend=mend)
+        was = " in ".join(str(held["model"][name]) for name in ("name", "dtype") if name in held["model"])
+        raise DataError(f"holds results of another model, {was}", where=folder, mend=mend)
     return held
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:
     Raises:
         DataError: nothing there, or other columns than it needs.
     """
-    if data is None and benchmark.hub:
+    if data is None and benchmark.files:
+        folder = dataset_folder(benchmark.hub, benchmark.files, revision=benchmark.revision)
+        rows = replace(_local(name, benchmark, folder), where=benchmark.hub)
+    elif data is None and benchmark.hub:
         hub, revision = benchmark.hub, benchmark.revision
         base = dataset_folder(hub, VIDEO_FILES, revision=revision) if benchmark.videos else None
         configs = benchmark.configs or ("",)

@@ -1,8 +1,8 @@
 """rows -> questions -> answers -> counts -> scores, read top to bottom.
 
-Answers are kept by content (the weights, the prompt's tokens, its pictures), a group of prompts at a time. So a run that was
-killed goes on where it stopped and ends in the same results; the groups are the same ones, since they are planned over all
-questions.
+Answers are kept by content (the weights, the prompt's tokens, its pictures), a group of prompts at a time. So the same command goes
+on where it was killed and ends in the same results: groups are planned over all its questions. After another --limit a group may be
+smaller than in a fresh run, and its numbers differ by rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from smolforge.evals.measures import scores
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task
 from smolforge.evals.rows import Rows, evenly
 from smolforge.files import write_whole
-from smolforge.machine import peak_memory
+from smolforge.machine import forget_peak, peak_memory
 from smolforge.records import Media, Record
 
 
@@ -53,6 +53,7 @@ def run_task(
         )
     console = console or Console(stderr=True)
     began, skips = time.monotonic(), Skips()
+    forget_peak(model.loaded.device)
     questions = list(ask(benchmark, rows, protocol, limit, skips))
     answers, fresh = answer(model, questions, skips, console, name, out)
     asked = [question for question in questions if question.id in answers]
@@ -129,11 +130,14 @@ def _text(record: Record) -> str:
 
 
 def _write_cost(out: Path, key: str, *, seconds: float, questions: int, fresh: int, model: Measured) -> None:
-    """What a task took, beside the results: it differs from run to run."""
+    """What a task's last attempt took, beside the results: it differs from run to run."""
     file = out / "cost.json"
-    costs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        costs = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:  # a damaged note of the cost is no reason to lose a result
+        costs = {}
     costs[key] = {
-        "seconds": round(seconds, 3), "questions": questions, "generated": fresh,
+        "seconds": round(seconds, 3), "questions": questions, "generated": fresh, "generated/s": round(fresh / seconds, 3),
         "peak_memory_bytes": peak_memory(model.loaded.device),
     }  # fmt: skip
     write_whole(file, json.dumps(costs, indent=1) + "\n")

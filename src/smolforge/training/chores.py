@@ -79,6 +79,7 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
         write_whole(run.folder / "recipe.json", json.dumps(settings, indent=1))
         write_whole(run.folder / "recipe.yaml", yaml.safe_dump(settings, sort_keys=False))
     runtime.start_trackers("smolforge", first=state.step)
+    tracking.joules = energy(runtime.device)
     if state.step:
         tracking.say(f"going on from step {state.step}")
         return

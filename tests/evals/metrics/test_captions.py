@@ -23,6 +23,7 @@ from smolforge.errors import DataError, ModelError
 from smolforge.evals.measures import Total
 from smolforge.evals.metrics import meteor, spice
 from smolforge.evals.metrics.bleu import bleu, bleu_sums
+from smolforge.evals.metrics.captions import caption_sums
 from smolforge.evals.metrics.cider import DocumentFrequencies, cider_d
 from smolforge.evals.metrics.clipscore import ClipScore, ClipScores
 from smolforge.evals.metrics.ptb import tokenize
@@ -374,3 +375,17 @@ def test_no_clip_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="CLIP"):
         ClipScore(str(tmp_path))
+
+
+def test_spice_is_given_tokens_and_may_say_nothing_of_a_caption(monkeypatch):
+    """pycocoevalcap tokenises before every scorer; a caption without a value counts for nothing."""
+    asked = []
+
+    def answered(*arguments):
+        asked.append(arguments)
+        return [0.5, float("nan")]
+
+    monkeypatch.setattr(spice, "spice_scores", answered)
+    first, second = caption_sums(["A dog, running.", "Uh."], [["A dog."], ["Oh!"]], ["spice"])
+    assert asked == [(["a dog running", "uh"], [["a dog"], ["oh"]])]
+    assert (first["spice"], first["spiced"], "spiced" in second) == (0.5, 1.0, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -36,13 +37,16 @@ def caption_sums(
             sums["rouge"] = rouge.rouge_l(tokens, theirs)
         if "cider" in metrics and frequencies is not None:
             sums["cider"] = cider.cider_d(tokens, theirs, frequencies)
+    joined = [" ".join(tokens) for tokens in said], [[" ".join(tokens) for tokens in theirs] for theirs in given]
     if "meteor" in metrics:
-        joined = [[" ".join(tokens) for tokens in theirs] for theirs in given]
-        counts = meteor.meteor_sums([" ".join(tokens) for tokens in said], joined)
+        counts = meteor.meteor_sums(*joined)
         found = [sums | more | {"meteor": 1.0} for sums, more in zip(found, counts, strict=True)]
     if "spice" in metrics:
-        values = spice.spice_scores(list(captions), [list(each) for each in references])
-        found = [sums | {"spice": value, "spiced": 1.0} for sums, value in zip(found, values, strict=True)]
+        values = spice.spice_scores(*joined)  # NaN where neither a caption nor its references say anything: left out of the mean
+        found = [
+            sums | ({} if math.isnan(value) else {"spice": value, "spiced": 1.0})
+            for sums, value in zip(found, values, strict=True)
+        ]
     return found
 
 
