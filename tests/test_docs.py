@@ -56,7 +56,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
         "<h2>Scores",
         "Pictures with all answers",
         "Chosen preferred to rejected",
-        "<dt>before",
+        "<dt>untrained",
         "<dt>SFT",
         "<dt>DPO",
         "rejected",

@@ -136,7 +136,7 @@ def evaluate(
         out: folder for results.json, predictions and small pictures.
         prompts: "lmms-eval", "vlmevalkit" or both: scores differ between them.
         split: of preference pairs.
-        limit: most questions a task, taken evenly from all rows; of preference pairs the first of a shuffled order, a source.
+        limit: most questions a task, a fixed random sample of all; of preference pairs the first of a shuffled order, a source.
         fixture: a few drawn rows instead of the benchmark's own, to try a task.
         adapter: run or folder of adapters to put on the model.
         reference: what implicit rewards are measured against; the base model of adapters when left out.

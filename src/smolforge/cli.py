@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError, KeyboardInterrupt) as error:
         if options.debug:
             raise
-        print(f"smolforge: {_one_line(error)}", file=sys.stderr)
+        kept = "; the answers so far are kept, the same command goes on" if options.run.__name__ == "evaluate" else ""
+        print(f"smolforge: {_one_line(error)}{kept if isinstance(error, KeyboardInterrupt) else ''}", file=sys.stderr)
         return 1
     except RuntimeError as error:  # PyTorch's out-of-memory errors
         if options.debug or not re.search("out of memory|not enough memory|can't allocate memory", str(error)):
@@ -118,6 +119,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if Path(options.model).suffix in (".jsonl", ".json"):
         return _evaluate_predictions(options)
     _refuse(options, ("metrics", "references", "frequencies", "clip"), "is for a file of predictions")
+    if unknown := [task for task in options.tasks if task not in TASKS]:  # before anything heavy is imported
+        raise UserError(f"no task {', '.join(unknown)}", mend=f"tasks are {', '.join(TASKS)}")
     if not options.tasks:
         raise UserError("no task", where=options.model, mend="give --tasks pope,chair or others; --help lists them")
     if "preference" not in options.tasks:
@@ -139,7 +142,7 @@ def evaluate(options: argparse.Namespace) -> int:
     for model, out, adapter in stages:
         reference = options.reference if out == after else None
         tasks = smolforge.evaluate(model, options.tasks, out=out, adapter=adapter, reference=reference, **settings)
-        print(table(model, tasks.values()))
+        print(table(f"{model} + {adapter}" if adapter else model, tasks.values()))
         print(f"results: {out}")
     return 0
 
@@ -194,6 +197,8 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
         device=options.device,
     )  # fmt: skip
     print(table(options.model, [task]))
+    if options.out:
+        print(f"results: {options.out}")
     return 0
 
 
@@ -330,7 +335,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="lmms-eval, vlmevalkit, or both as lmms-eval,vlmevalkit: scores differ between them (default: lmms-eval)",
     )  # fmt: skip
     verb.add_argument("--before", action="store_true", help="of a run: measure the model that it started from too")
-    verb.add_argument("--limit", type=_positive, help="most questions a task, taken evenly from all")
+    verb.add_argument("--limit", type=_positive, help="most questions a task, a fixed random sample of all")
     verb.add_argument("--split", help="of preference pairs, such as test[:100] (default: train)")
     verb.add_argument(
         "--reference", metavar="MODEL", help="what implicit rewards are measured against (default: the base of adapters)"
@@ -346,7 +351,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder of results; with --before for two below it (default: in the run, or evaluations/NAME)",
+        help="folder of results; with --before for two below it (default: in the run, or evaluations/NAME; of predictions none)",
     )
 
     verb = _verb(

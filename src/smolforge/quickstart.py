@@ -47,7 +47,7 @@ def quickstart(folder: Path, *, steps: int = SFT_STEPS, dpo_steps: int = DPO_STE
     if not start.is_dir():
         assemble_tiny(start)
     results = folder / "evaluation"
-    metrics = {"before": measure(start, results / "before") | {"seconds": 0.0}}
+    metrics = {"before": measure(start, results / "untrained") | {"seconds": 0.0}}
     for stage, recipe in (("sft", sft_recipe(folder, steps=steps)), ("dpo", dpo_recipe(folder, steps=dpo_steps))):
         run = train(recipe)
         if not (run / "summary.json").is_file():
@@ -57,7 +57,7 @@ def quickstart(folder: Path, *, steps: int = SFT_STEPS, dpo_steps: int = DPO_STE
             "seconds": round(summary["seconds"] + summary["prepare_seconds"], 1)
         }
     write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    stages = {"before": "sft/samples/before.jsonl", "SFT": "sft/samples/after.jsonl", "DPO": "samples/after.jsonl"}
+    stages = {"untrained": "sft/samples/before.jsonl", "SFT": "sft/samples/after.jsonl", "DPO": "samples/after.jsonl"}
     write_whole(folder / "stages.json", json.dumps(stages, indent=1) + "\n")
     return metrics
 

@@ -79,13 +79,12 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row of a source: a prompt and the responses that share it. `prefill` begins the answer: given, not learnt."""
+    """One row of a source: a prompt and the responses that share it."""
 
     id: str
     source: str
     messages: tuple[Message, ...]
     responses: tuple[Response, ...]
-    prefill: str = ""
 
     @property
     def media(self) -> tuple[Media, ...]:

@@ -62,7 +62,7 @@ def test_one_picture_many_questions(renderer):
     prompts = [
         asked(renderer, (cat, "Is there a circle?"), options="AB"),
         asked(renderer, (dog, "Is there a circle?")),
-        asked(renderer, (cat, "Is there a star?"), options="AB", prefill=" Answer:"),
+        asked(renderer, (cat, "Is there a star?"), options="AB"),
         asked(renderer, ("Is there a circle?",)),
     ]
     assert families(prompts) == [[0, 2], [1], [3]]
@@ -82,8 +82,7 @@ def test_a_picture_behind_the_question_is_not_shared(renderer):
     assert len(shared.example.images) == 2
 
 
-def test_a_prefilled_answer_and_an_open_option(renderer):
-    """`Assistant: Answer:` is given; an option has no closing token."""
-    example = asked(renderer, ("A or B?",), options="B", prefill=" Answer:")
-    assert renderer.tokenizer.decode(example.nodes[0].ids.tolist()).endswith("Assistant: Answer:")
+def test_an_option_is_a_mere_beginning(renderer):
+    """It has no closing token."""
+    example = asked(renderer, ("A or B?",), options="B")
     assert renderer.tokenizer.decode(example.nodes[1].ids.tolist(), skip_special_tokens=False) == " B"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import weakref
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -23,6 +27,7 @@ from transformers.video_utils import VideoMetadata, read_video_pyav
 
 from smolforge.data import video
 from smolforge.data.media import open_picture, tile_pixels
+from smolforge.data.pipeline import decode_pictures
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Example, Renderer
 from smolforge.data.video import (
@@ -32,12 +37,11 @@ from smolforge.data.video import (
     VideoStyle,
     count_frames,
     in_words,
-    load_sampling,
     sample_frames,
     timeline,
     video_parts,
 )
-from smolforge.errors import DataError, MediaError, ModelError
+from smolforge.errors import DataError, MediaError
 from smolforge.records import Media, Message, Part, Record
 
 QUESTION = "What does the 2nd frame show?"
@@ -233,18 +237,6 @@ def test_numbers_equal_num2words() -> None:
     assert [in_words(number) for number in range(1, 1000)] == [num2words(number) for number in range(1, 1000)]
 
 
-def test_sampling_of_a_checkpoint(tmp_path: Path, shared: Path) -> None:
-    assert load_sampling(shared / "smolvlm-256m-processor") == VideoSampling(max_frames=64, fps=1.0)  # says nothing
-    config = tmp_path / "preprocessor_config.json"
-    config.write_text(json.dumps({"video_sampling": {"fps": 2, "max_frames": 32, "video_size": {"longest_edge": 512}}}))
-    assert load_sampling(tmp_path) == VideoSampling(max_frames=32, fps=2.0)
-    config.rename(tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": {"fps": 3, "num_frames": 8}}))
-    assert load_sampling(tmp_path) == VideoSampling(max_frames=8, fps=3.0)
-    (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": {"fps": -1, "num_frames": 8}}))
-    with pytest.raises(ModelError, match="8 frames, -1 a second"):
-        load_sampling(tmp_path)
-
-
 # --- times and frames ----------------------------------------------------------------------------------------------
 
 
@@ -312,20 +304,6 @@ def test_few_frames_are_decoded(kind: str, most: int, tmp_path: Path, monkeypatc
     assert len(decoded) <= most
 
 
-def test_frames_are_decoded_once_for_all_questions(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = tmp_path / "a.mp4"
-    copy.write_bytes(clip.read_bytes())
-    calls, decode = [], video._decode
-    monkeypatch.setattr(video, "_decode", lambda *arguments: calls.append(arguments) or decode(*arguments))
-    first, second = video_parts(copy, max_frames=3), video_parts(copy, max_frames=3)
-    assert first == second
-    assert [open_picture(part).key for part in first[1::2]] == [open_picture(part).key for part in second[1::2]]
-    assert len(calls) == 1
-    write(copy)  # another video under the same name
-    assert frames_of(video_parts(copy, max_frames=3))[0].size == (96, 64)
-    assert len(calls) == 2
-
-
 def test_variable_frame_rate(tmp_path: Path) -> None:
     """Two frames in the first second, then one every two seconds: times are the file's, not number / average rate."""
     path = write(tmp_path / "a.mkv", shown=(0, 12, 50, 100, 150))
@@ -368,6 +346,142 @@ def test_a_folder_of_frames(tmp_path: Path) -> None:
     assert [text[-6:-1] for text in parts[:-1:2]] == ["00:00", "00:01", "00:02"]
     assert [part.ref.name for part in video_parts(tmp_path, start=2)[1::2]] == ["00007.png"]
     assert "nine frames from a 0:00:09 [H:MM:SS]" in video_parts(tmp_path, folder_fps=1)[0]
+
+
+def test_frames_in_a_folder_follow_their_numbers(tmp_path: Path) -> None:
+    """2 before 10, with and without zeros before it; what differs in nothing else goes by its letters."""
+    names = ["a", "frame1", "frame2", "frame010", "frame10", "frame11", "s1e2", "s1e10", "s2e1"]
+    for name in reversed(names):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    assert [part.ref.stem for part in video_parts(tmp_path, folder_fps=1)[1::2]] == names
+
+
+# --- what is read and decoded ----------------------------------------------------------------------------------------
+
+
+class Calls:
+    """How often functions of the module ran since the last look, by name."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *names: str) -> None:
+        self.seen = dict.fromkeys(names, 0)
+        for name in names:
+            patch.setattr(video, name, self._counted(name, getattr(video, name)))
+
+    def _counted(self, name, function):
+        def counted(*arguments):
+            self.seen[name] += 1
+            return function(*arguments)
+
+        return counted
+
+    def __call__(self) -> tuple[int, ...]:
+        seen = tuple(self.seen.values())
+        self.seen = dict.fromkeys(self.seen, 0)
+        return seen
+
+
+def test_eight_videos_and_questions_about_them(tmp_path: Path, real: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three questions a video in the order of a shuffled table: rendering them reads each video once and makes no picture.
+    Preparing them decodes each video once when its questions follow each other, and rendering them again opens none."""
+    videos = [write(tmp_path / f"{number}.mp4", shown=range(60 + number)) for number in range(8)]
+    calls, hashed = Calls(monkeypatch, "_opened", "_decode", "_upright"), video._content.cache_info().misses
+    asked = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 3)).tolist()
+    examples = [render(real, video_parts(videos[number], max_frames=2)) for number in asked]
+    assert calls() == (8, 0, 0)
+    keys = [tuple(image.key for image in example.images) for example in examples]
+    assert [keys.index(key) for key in keys] == [asked.index(number) for number in asked]  # a video's questions share them
+    assert len({key for some in keys for key in some}) == 8 * 2  # two frames each
+    for number in sorted(range(24), key=lambda number: asked[number]):
+        decode_pictures(examples[number], {})
+    assert calls() == (8, 8, 16)
+    for number in sorted(range(24), key=lambda number: asked[number]):
+        render(real, video_parts(videos[asked[number]], max_frames=2))
+    assert calls() == (0, 0, 0)
+    assert video._content.cache_info().misses - hashed == 8
+
+
+def test_a_video_is_read_once_though_others_lie_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = write(tmp_path / "0.mp4", shown=range(12))
+    videos = [first, *(Path(shutil.copy(first, tmp_path / f"{number}.mp4")) for number in range(1, 100))]
+    calls, hashed = Calls(monkeypatch, "_opened"), video._content.cache_info().misses
+    for _ in range(3):
+        for path in videos:
+            _ = open_picture(video_parts(path)[1]).key
+    assert calls() == (100,)
+    assert video._content.cache_info().misses - hashed == 100
+
+
+def test_a_frames_name_is_its_content(clip: Path, tmp_path: Path) -> None:
+    """Wherever the file lies and whenever it was written, in every clip of it; another frame or file has another."""
+
+    def names(path: Path, **options: float) -> list[str]:
+        return [open_picture(part).key for part in video_parts(path, **options)[1::2]]
+
+    moved = tmp_path / "elsewhere" / "b.mov"
+    moved.parent.mkdir()
+    shutil.copyfile(clip, moved)
+    os.utime(moved, (1, 1))
+    assert names(clip, max_frames=3) == names(moved, max_frames=3)
+    assert len(set(names(clip))) == 13
+    every = names(clip, max_frames=390, fps=30)
+    assert names(clip, start=2, end=9) == [every[number] for number in (60, 94, 129, 164, 199, 234, 269)]
+    data = bytearray(clip.read_bytes())
+    data[len(data) // 2] ^= 1  # a bit in the middle, neither size nor times
+    moved.write_bytes(data)
+    assert not set(names(moved)) & set(every)
+
+
+def test_frames_are_kept_until_the_file_changes(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = Path(shutil.copy(clip, tmp_path / "a.mp4"))
+    calls = Calls(monkeypatch, "_decode")
+    first, second = video_parts(copy, max_frames=3), video_parts(copy, max_frames=3)
+    assert first == second
+    assert [frame.tobytes() for frame in frames_of(first)] == [frame.tobytes() for frame in frames_of(second)]
+    assert calls() == (1,)
+    unread = video_parts(copy, max_frames=2)
+    write(copy)  # another video under the same name
+    assert open_picture(video_parts(copy, max_frames=3)[1]).pixels().size == (96, 64)
+    assert calls() == (1,)
+    with pytest.raises(MediaError, match=r"a\.mp4: changed since it was first looked at; start again"):
+        open_picture(unread[1]).pixels()
+
+
+@pytest.mark.parametrize(("kind", "turned"), [(kind, 0) for kind in CODECS] + [("mp4", turned) for turned in (90, 180, -90)])
+def test_a_frame_knows_its_size(kind: str, turned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls(monkeypatch, "_decode")
+    picture = open_picture(video_parts(write(tmp_path / f"a.{kind}", CODECS[kind], turned=turned), max_frames=1)[1])
+    assert calls() == (0,)
+    assert picture.pixels().size == (picture.width, picture.height) == ((64, 96) if turned in (90, -90) else (96, 64))
+    with pytest.raises(MediaError, match="too many pixels"):
+        open_picture(video_parts(tmp_path / f"a.{kind}", max_frames=1)[1], max_pixels=96 * 64 - 1)
+
+
+def test_a_picture_of_a_frame_is_the_callers_own(tmp_path: Path) -> None:
+    """What is drawn on it does not come up in the next question's."""
+    picture = open_picture(video_parts(write(tmp_path / "a.mp4"), max_frames=1)[1])
+    before = picture.pixels().tobytes()
+    picture.pixels().paste((255, 255, 255), (0, 0, 96, 64))
+    assert picture.pixels().tobytes() == before
+
+
+def test_pictures_hold_no_frames(tmp_path: Path) -> None:
+    """Frames live as long as the module keeps them: a group's prompts have hundreds."""
+    parts = video_parts(write(tmp_path / "a.mp4"))
+    pictures = [open_picture(part) for part in parts[1::2]]
+    tiles = [picture.pixels() for picture in pictures]
+    frames = [weakref.ref(frame) for frame in frames_of(parts)]
+    assert all(frame() is not None for frame in frames)
+    video._decoded.cache_clear()
+    assert [frame() for frame in frames] == [None] * len(tiles) == [None] * 2
+
+
+def test_an_hours_times_take_little_memory(tmp_path: Path) -> None:
+    """Frames at an even rate are a range, others eight bytes each: an hour at 30 a second is less than a megabyte."""
+    assert isinstance(timeline(write(tmp_path / "even.mp4")).stamps, range)
+    film = timeline(write(tmp_path / "uneven.mkv", shown=[number + number // 7 for number in range(60)]))
+    assert isinstance(film.stamps, array)
+    assert sys.getsizeof(film.stamps) < 200 + 8 * 60
+    assert list(film.stamps) == [40 * (number + number // 7) for number in range(60)]
 
 
 # --- what cannot be used -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from smolforge.data.sources.tables import open_source
 from smolforge.errors import ModelError, UserError
 from smolforge.evals.fixtures import write_fixture
 from smolforge.evals.results import read_predictions, read_results
-from smolforge.evals.rows import evenly
+from smolforge.evals.rows import sample
 from smolforge.loading import load
 from smolforge.model.adapters import weights_fingerprint
 from smolforge.recipe import DataSection, parse_recipe
@@ -138,7 +138,7 @@ def test_a_benchmark_from_a_folder(tiny, tmp_path, shown):
     assert list(results["tasks"]) == ["docvqa.lmms-eval", "docvqa.vlmevalkit"]
     for key, task in results["tasks"].items():
         assert (task.questions, task.limit, task.skipped) == (3, 3, {})
-        assert list(answers(tmp_path / "out", key)) == [str(number) for number in evenly(9, 3)]
+        assert list(answers(tmp_path / "out", key)) == [str(number) for number in sample(9, 3)]
     assert results["model"]["name"] == str(tiny)
     assert "anls" in out
     assert f"results: {tmp_path / 'out'}" in out
@@ -397,7 +397,7 @@ def test_preference_counts_what_scoring_says(tiny, tmp_path, shown):
     margins = [c["logprob"] / c["tokens"] - r["logprob"] / r["tokens"] for c, r in plain]
     assert found["margin"] == pytest.approx(sum(margins) / 20, abs=1e-6)  # nats; worst seen 4e-8
     assert "implicit reward" not in found
-    assert "there is no reference" in err
+    assert "median characters" in err
     assert "log-prob a token" in out
     predictions = read_predictions(tmp_path / "out", "preference.log-probs")
     assert sorted(one.facts["chosen"] for one in predictions) == pytest.approx(
@@ -528,3 +528,10 @@ def test_pairs_of_a_model_that_computes_no_numbers(tiny, tmp_path):
     broken.model.head.weight.data.fill_(float("nan"))
     with pytest.raises(ModelError, match="the model computes no numbers"):
         smolforge.evaluate(broken, "preference", "scene_pairs", split="test[:4]", out=tmp_path / "out")
+
+
+def test_results_go_into_a_folder_of_their_own(tiny, tmp_path, fails):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    words = "mine: holds other things, such as thesis.tex; choose a folder of its own with --out"
+    assert words in fails("evaluate", tiny, "--tasks", "pope", "--fixture", "--out", tmp_path / "mine", "--device", "cpu")

@@ -54,7 +54,7 @@ def words(question: Question) -> str:
         f"<{message.role}>" + "".join("*" if isinstance(part, Media) else part for part in message.content)
         for message in question.record.messages
     ]
-    return "".join(parts) + question.record.prefill
+    return "".join(parts)
 
 
 # --- names ---------------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_tasks_are_the_benchmarks_and_preference():
 def test_every_metric_is_known(tmp_path):
     """It scores, or says what is missing here; only another name is no metric."""
     file = tmp_path / "said.jsonl"
-    file.write_text('{"id": 1, "prediction": "a dog", "references": ["a dog"]}\n')
+    file.write_text('{"id": 1, "prediction": "a dog", "references": ["a dog", "a dog", "a dog", "a dog"]}\n')
     lacking = {metric for metric in METRICS if metric == "clipscore" or captions.missing([metric])}
     assert lacking == {"clipscore", "meteor", "spice"}
     for metric in METRICS:

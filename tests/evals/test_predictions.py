@@ -101,7 +101,9 @@ def test_empty_answers_are_counted_and_scored(tmp_path):
     empty = score_predictions(lines(tmp_path / "said.jsonl", ROWS[0], ROWS[2], without(ROWS[1], prediction=" ")), ("exact",))
     assert (full.notes, empty.notes) == ([], ["2 of 3 predictions are empty; they count as they are"])
     assert (values(full)["exact"], values(empty)["exact"], empty.questions) == (1, pytest.approx(1 / 3), 3)
-    assert set(score_predictions(lines(tmp_path / "none.jsonl", ROWS[2]), ("bleu", "rouge", "cider", "vqa")).scores) >= {"vqa"}
+    assert set(score_predictions(lines(tmp_path / "none.jsonl", ROWS[2]), ("bleu", "rouge", "cider", "exact")).scores) >= {
+        "exact"
+    }
 
 
 def test_only_the_metrics_that_were_asked_for(tmp_path):
@@ -202,11 +204,11 @@ def test_incomplete_files_are_refused(tmp_path, wrong):
     ("name", "content", "words"),
     [
         ("said.jsonl", b'{"id": 1, "prediction": "a"', "not valid JSON"),
-        ("said.jsonl", b"\xff\xfe", "not valid JSON"),
-        ("said.jsonl", b"[1, 2]\n", "not a list of objects"),
+        ("said.jsonl", b"\xff\xfe", "line 1: not UTF-8"),
+        ("said.jsonl", b"[1, 2]\n", "line 1: not a JSON object"),
         ("said.json", b"{}", "not a list of objects"),
         ("said.json", b'{"annotations": 3}', "not a list of objects"),
-        ("said.json", b"[[]]", "not a list of objects"),
+        ("said.json", b"[[]]", "row 1: not a JSON object"),
         ("said.json", b"[]", "no predictions"),
     ],
 )
@@ -222,3 +224,19 @@ def test_metrics_that_are_not_known_or_lack_something(tmp_path):
         score_predictions(file, ("exact", "ciderd", "f1"))
     with pytest.raises(DataError, match=r"clipscore needs a CLIP; give --clip"):
         score_predictions(file, ("clipscore",))
+
+
+def test_vqa_asks_for_enough_peoples_answers(tmp_path):
+    """With three references no answer could count as right, and a 0 would look like one."""
+    file = lines(tmp_path / "said.jsonl", {"id": 7, "prediction": "yes", "references": ["yes"] * 3})
+    with pytest.raises(DataError, match="vqa needs at least 4 references, and 7 has fewer"):
+        score_predictions(file, ("vqa",))
+
+
+def test_what_a_reader_must_know_is_noted(tmp_path):
+    file = lines(tmp_path / "said.jsonl", {"id": 1, "prediction": "a dog", "references": ["a cat"]})
+    notes = score_predictions(file, ("cider", "chair")).notes
+    assert notes == [
+        "1 of 1 have no objects: what their references do not name counts as invented",
+        "CIDEr of one picture is 0: no n-gram tells it from others",
+    ]

@@ -78,7 +78,7 @@ def test_rows_that_tell_their_configuration(tmp_path):
 def test_a_drawn_benchmark_needs_no_folder():
     drawn = replace(TOY, hub="", drawn=True, rows=lambda folder: [row(7)])
     rows = open_rows("toys", drawn, None)
-    assert (numbers(rows), rows.where) == ([7], "drawn by smolforge")
+    assert (numbers(rows), rows.where) == ([7], "its own drawings")
 
 
 def test_a_benchmark_that_is_not_on_the_hub():
@@ -114,7 +114,10 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda tmp_path: tmp_path / "elsewhere",
         r"elsewhere: no such file or folder; give a folder with the columns of someone/toys",
     ),
-    "a picture": (lambda tmp_path: listed(tmp_path, name="a.png") / "a.png", r"a .png file; give one of .jsonl"),
+    "a picture": (
+        lambda tmp_path: listed(tmp_path, name="a.png") / "a.png",
+        r"a .png file; give rows with number, question as metadata.jsonl",
+    ),
 }
 
 

@@ -22,7 +22,7 @@ from smolforge.evals.answers import Measured, Skips, measured
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
 from smolforge.evals.measures import Measure, ratio
 from smolforge.evals.results import Prediction, Task, read_predictions
-from smolforge.evals.rows import Rows
+from smolforge.evals.rows import Rows, sample
 from smolforge.evals.runner import ask, run_task
 from smolforge.generation import Sampling, generate
 from smolforge.loading import Loaded, load
@@ -197,11 +197,15 @@ def test_what_a_run_took_stands_apart(run, tmp_path):
 # --- which rows ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_limit_is_taken_evenly(run):
+def test_a_limit_is_a_sample(run):
+    """The same each time, and no stride: of rows that alternate between yes and no it has both."""
     rows = [row(str(number), picture(0), question=f"{number}?") for number in range(10)]
     task, found = run(*rows, limit=3)
-    assert (list(found), task.questions, task.limit) == (["0", "3", "6"], 3, 3)
-    assert [one.facts for one in found.values()] == [{"row": 0}, {"row": 3}, {"row": 6}]
+    numbers = sample(10, 3)
+    assert (list(found), task.questions, task.limit) == ([*map(str, numbers)], 3, 3)
+    assert [one.facts for one in found.values()] == [{"row": number} for number in numbers]
+    assert 0.4 < sum(number % 2 for number in sample(9000, 500)) / 500 < 0.6
+    assert len(set(sample(9000, 500))) == 500
     task, found = run(*rows, limit=99)
     assert (task.questions, task.limit) == (10, 99)
 
@@ -259,8 +263,9 @@ def test_two_rows_with_one_id(run):
     rows = (row("a", picture(0)), row("b", picture(0)), row("a", picture(1)))
     with pytest.raises(DataError, match="a box, rows 0 and 2: two rows with the id a; give each row its own id"):
         run(*rows)
-    skips = Skips()
-    assert [one.id for one in ask(TOY, opened(*rows), "lmms-eval", 2, skips)] == ["a", "b"]  # the third is not asked
+    skips, asked = Skips(), sample(3, 2)
+    assert [one.id for one in ask(TOY, opened(*rows), "lmms-eval", 2, skips)] == ["aba"[number] for number in asked]
+    assert asked != [0, 2], "the double id would be asked"
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_counted(run):

@@ -15,6 +15,7 @@ import math
 import struct
 import urllib.request
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,6 +74,27 @@ class Picture:
     height: int
     pixels: Callable[[], Image.Image]  # RGB, upright; decodes anew at each call
     split: bool = True  # False: one tile, whatever the spec says
+
+
+class Drawing(ABC):
+    """A `Media.ref` that knows its name and size before it is drawn, as a frame of a video does.
+
+    Whoever opens it keeps it and not its pixels, which are asked for each time they are needed.
+    """
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Content's name, equal for equal content. Raises MediaError."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Width and height, upright. Raises MediaError."""
+
+    @abstractmethod
+    def __call__(self) -> Image.Image:
+        """The pixels. Raises MediaError."""
 
 
 # --- sizes: pure arithmetic --------------------------------------------------------------------------------------
@@ -224,6 +246,8 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
         MediaError: missing, not a picture, or larger than `max_pixels`.
     """
     ref = media.ref
+    if isinstance(ref, Drawing):
+        return _undrawn(ref, max_pixels, media)
     if callable(ref):
         ref = ref()
     if isinstance(ref, Image.Image):
@@ -245,6 +269,17 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
             return to_rgb(_open(data))
 
     return Picture(key=fingerprint(data), width=width, height=height, pixels=pixels, split=media.split)
+
+
+def _undrawn(drawing: Drawing, max_pixels: int, media: Media) -> Picture:
+    width, height = drawing.size
+    _check_size(width, height, max_pixels, media)
+
+    def pixels() -> Image.Image:
+        with _mended_errors(media):
+            return to_rgb(drawing())
+
+    return Picture(key=drawing.key, width=width, height=height, pixels=pixels, split=media.split)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -240,7 +240,7 @@ class Renderer:
                     tree.text(part) if isinstance(part, str) else tree.picture()
                 tree.text(self.chat.close)
             tree.text(self.chat.after)
-        tree.text(self.chat.open_turn("assistant") + record.prefill)
+        tree.text(self.chat.open_turn("assistant"))
         return tree.close_node()
 
     def _excess(self, example: Example, reserve: int) -> int:
@@ -258,7 +258,7 @@ class Renderer:
         trained += [response.text for response in record.responses]
         if not all(text.strip() for text in trained):
             raise DataError("empty answer", where=record.name, mend="remove the row or give it an answer")
-        for text in (*texts, *trained, record.prefill):
+        for text in (*texts, *trained):
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise DataError("a text that is not Unicode (half of a surrogate pair)", where=record.name, mend="mend the text")
             if found := self._control_tokens.search(text):

@@ -23,7 +23,7 @@ from smolforge.data.render import Example
 from smolforge.errors import DataError, ModelError
 from smolforge.evals import pictures
 from smolforge.evals.benchmark import Benchmark, Given, Question
-from smolforge.evals.rows import evenly
+from smolforge.evals.rows import sample
 from smolforge.generation import Answer, Sampling, continue_group, plan
 from smolforge.loading import Loaded
 from smolforge.machine import versions
@@ -105,7 +105,7 @@ def answer(
     """
     asked, prompts = _rendered(model, questions, skips, what)
     keys = [fingerprint(prompt.key, question.max_new_tokens) for prompt, question in zip(prompts, asked)]
-    pictured = {asked[number].id for number in evenly(len(asked), pictures.MOST)} if out is not None else set()
+    pictured = {asked[number].id for number in sample(len(asked), pictures.MOST)} if out is not None else set()
     distinct = list({key: number for number, key in reversed([*enumerate(keys)])}.values())[::-1]  # one prompt is asked once
     room = max((question.max_new_tokens for question in asked), default=0)
     absent = model.answers.missing(keys)

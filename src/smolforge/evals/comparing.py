@@ -91,7 +91,7 @@ def _compare(old: Task, new: Task, before: Path, after: Path, measures: Mapping[
 
 
 def _alike(before: Prediction, after: Prediction, task: str) -> bool:
-    """Whether both were asked the same: an id may be a row's number, and the rows others. Of a pair the facts are its log-probs."""
+    """Whether both were asked the same: an id may be a row's number, and the rows others. A pair's facts are its log-probs."""
     return before.prompt == after.prompt and (task == "preference" or before.facts == after.facts)
 
 

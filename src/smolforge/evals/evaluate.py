@@ -15,7 +15,7 @@ from smolforge.evals.benchmarks import BENCHMARKS
 from smolforge.evals.fixtures import write_fixture
 from smolforge.evals.names import TASKS
 from smolforge.evals.preference import preference, write_preference
-from smolforge.evals.results import Task, refuse_others
+from smolforge.evals.results import Task, refuse_foreign, refuse_others
 from smolforge.evals.rows import open_rows
 from smolforge.evals.runner import run_task
 from smolforge.loading import Loaded
@@ -60,6 +60,7 @@ def evaluate(
     model = measured(name, loaded)
     rater = measured(*judge) if judge else None
     refuse_others(out, model.facts)
+    refuse_foreign(out)
     console = console or Console(stderr=True)
     done = []
     for task in dict.fromkeys(wanted.tasks):
@@ -141,6 +142,7 @@ def _preference(
     split = "train" if wanted.fixture else wanted.split
     sections = [DataSection(source=one, split=split) for one in below or data]
     result = preference(model.loaded, sections, reference=reference, limit=wanted.limit)
-    for line in result.notes + result.tally.lines() + lines(by_source(result.comparisons)):
+    by = by_source(result.comparisons)
+    for line in result.notes + result.tally.lines() + (lines(by) if len(by) > 1 else []):
         console.print(f"preference: {line}", highlight=False, soft_wrap=True)
     return write_preference(out, model.facts, result, sections, wanted.limit)

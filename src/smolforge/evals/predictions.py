@@ -9,7 +9,6 @@ wants an `image`, CHAIR the photo's `objects`, which the references' objects are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +21,19 @@ from smolforge.evals.measures import Measure, ratio, scores
 from smolforge.evals.metrics.anls import anls
 from smolforge.evals.metrics.captions import CAPTION_MEASURES, CAPTION_METRICS, caption_sums, missing
 from smolforge.evals.metrics.cider import DocumentFrequencies
-from smolforge.evals.metrics.objects import chair_sums, mentions, objects
+from smolforge.evals.metrics.objects import chair_measures, chair_sums
 from smolforge.evals.metrics.relaxed import relaxed
 from smolforge.evals.metrics.vqa import vqa_accuracy
 from smolforge.evals.names import METRICS
+from smolforge.evals.photos import object_names, truth
+from smolforge.evals.reading import as_rows, read_json, read_rows
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task
 from smolforge.records import fingerprint
 
 IDS = ("id", "image_id", "question_id")
 WORDS = ("prediction", "caption", "answer", "text")
 REFERENCES = ("references", "answers", "captions", "reference", "caption", "answer")
+VQA_ANSWERS = 4  # with fewer, no answer can count as right: three others must agree with it
 WITHOUT = ("clipscore", "chair")  # metrics that need no reference
 CHUNK = 64  # pictures decoded at a time
 MOST_NAMED = 3  # ids that an error names
@@ -57,16 +59,7 @@ METRIC_MEASURES: dict[str, Measure] = {
         percent=False,
         needs="refclip",
     ),
-    "CHAIRi": Measure(
-        about="objects named that are not there", of=ratio("hallucinated", "mentions"), better="lower", needs="mentions"
-    ),
-    "CHAIRs": Measure(
-        about="predictions with an object that is not there",
-        of=ratio("hallucinating", "captions"),
-        better="lower",
-        needs="mentions",
-    ),
-    "recall": Measure(about="objects there that are named", of=ratio("covered", "objects"), needs="mentions"),
+    **chair_measures("predictions", needs="mentions"),
     **{name: Measure(about=about, of=ratio(name, "captions"), needs=name) for name, (about, _) in ANSWER_METRICS.items()},
     "length": Measure(about="words of a prediction", of=ratio("words", "captions"), better="", percent=False),
 }
@@ -111,9 +104,12 @@ def score_predictions(
         raise DataError(f"no metric {', '.join(unknown)}", mend=f"metrics are {', '.join(METRICS)}")
     if lacks := missing(metrics):
         raise DataError(lacks[0], where="metrics", mend="or leave it out")
+    given = read_predictions(file, references, needed=any(metric not in WITHOUT for metric in metrics))
+    if "vqa" in metrics and (few := [one.id for one in given if len(one.references) < VQA_ANSWERS]):
+        mend = "give people's answers to each question, ten in VQA, or use exact"
+        raise DataError(f"vqa needs at least {VQA_ANSWERS} references, and {_named(few)} has fewer", where=file, mend=mend)
     if "clipscore" in metrics and clip is None:
         raise DataError("clipscore needs a CLIP", where="metrics", mend="give --clip openai/clip-vit-base-patch32, or a folder")
-    given = read_predictions(file, references, needed=any(metric not in WITHOUT for metric in metrics))
     counted = DocumentFrequencies.read(frequencies) if frequencies else None
     texts, theirs = [one.text for one in given], [one.references for one in given]
     sums: list[dict[str, float]] = caption_sums(texts, theirs, [m for m in metrics if m in CAPTION_METRICS], counted)
@@ -130,10 +126,9 @@ def score_predictions(
         sums = [one | more for one, more in zip(sums, _clip_sums(clip, given, file.parent, device), strict=True)]
     known = {name for one in sums for name in one}
     measures = {name: measure for name, measure in METRIC_MEASURES.items() if not measure.needs or measure.needs in known}
-    empty = sum(not one.text.strip() for one in given)
     task = Task(
         name="predictions", prompts="given", data=str(file), questions=len(given), limit=None, skipped={}, named=[],
-        notes=[f"{empty} of {len(given)} predictions are empty; they count as they are"] if empty else [],
+        notes=_notes(given, metrics),
         scores=scores(sums, measures), measures=measure_facts(measures),
     )  # fmt: skip
     if out is not None:
@@ -146,6 +141,17 @@ def score_predictions(
         ]  # fmt: skip
         write_task(out, {"name": str(file), "weights": fingerprint(file.read_bytes())}, task, predictions)
     return task
+
+
+def _notes(given: Sequence[Given], metrics: Sequence[str]) -> list[str]:
+    """What a reader of the scores must know."""
+    empty = sum(not one.text.strip() for one in given)
+    bare = sum(one.row.get("objects") is None for one in given) if "chair" in metrics else 0
+    notes = [f"{empty} of {len(given)} predictions are empty; they count as they are"] if empty else []
+    notes += [f"{bare} of {len(given)} have no objects: what their references do not name counts as invented"] if bare else []
+    if "cider" in metrics and len(given) == 1:
+        notes.append("CIDEr of one picture is 0: no n-gram tells it from others")
+    return notes
 
 
 def read_predictions(file: Path, references: Path | None, *, needed: bool = True) -> list[Given]:
@@ -184,26 +190,18 @@ def truth_of(one: Given, file: Path) -> frozenset[str]:
     Raises:
         DataError: no object of MSCOCO's.
     """
-    own = one.row.get("objects") or []
-    if not isinstance(own, list):
-        raise DataError(f"the objects of {one.id} are no list", where=file, mend="name them in a list")
-    names = {str(name.get("category") if isinstance(name, dict) else name) for name in own}
-    return objects(names) | {mention.object for reference in one.references for mention in mentions(reference)}
+    where = f"{file}, {one.id}"
+    annotated = object_names(one.row, "objects", where) if one.row.get("objects") is not None else []
+    return frozenset(truth(one.references, annotated, where))
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     """Objects of a JSON Lines file, or of a JSON list, or under "annotations"."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".json":
-            content = json.loads(text)
-            rows = content.get("annotations") if isinstance(content, dict) else content
-        else:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid JSON ({error})", where=file, mend="one object a line, or a list of them") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError("not a list of objects", where=file, mend="one object a line, or a list of them")
+    if file.suffix == ".jsonl":
+        rows = read_rows(file)
+    else:
+        content = read_json(file)
+        rows = as_rows(content.get("annotations") if isinstance(content, dict) else content, file)
     if not rows:
         raise DataError("no predictions", where=file, mend="look at the file")
     return rows

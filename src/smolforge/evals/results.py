@@ -20,6 +20,7 @@ from smolforge.evals.measures import Measure, Score, Sums
 from smolforge.files import write_whole
 
 FORMAT = 1
+OURS = ("results.json", "predictions", "pictures", "cost.json", "fixture", "comparison.html")
 AGAIN = "delete it and evaluate again"
 
 
@@ -96,6 +97,13 @@ def refuse_others(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
         was = " in ".join(str(held["model"][name]) for name in ("name", "dtype") if name in held["model"])
         raise DataError(f"holds results of another model, {was}", where=folder, mend=mend)
     return held
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises DataError for a folder with other things than results."""
+    others = sorted(one.name for one in folder.iterdir() if one.name not in OURS) if folder.is_dir() else []
+    if others:
+        raise DataError(f"holds other things, such as {others[0]}", where=folder, mend="choose a folder of its own with --out")
 
 
 def read_results(folder: Path) -> dict[str, Any]:

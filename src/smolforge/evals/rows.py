@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from smolforge.data.sources.tables import Table, hub_table, local_table
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Origin, Row
@@ -53,13 +55,15 @@ def _later(value: Any, table: Table | Sequence[Row], place: int, column: str) ->
     return Cell(table, place, column) if isinstance(value, dict) and value.get("bytes") is not None else value
 
 
-def evenly(rows: int, limit: int | None) -> list[int]:
-    """At most `limit` numbers below `rows`, evenly spread, since tables are often sorted by kind.
+def sample(rows: int, limit: int | None) -> list[int]:
+    """At most `limit` numbers below `rows`, in order: a fixed random sample, since tables are sorted, or alternate yes and no.
 
-    >>> evenly(10, 3), evenly(2, 3)
-    ([0, 3, 6], [0, 1])
+    >>> sample(10, 3), sample(2, 3)
+    ([5, 6, 9], [0, 1])
     """
-    return list(range(rows)) if limit is None or limit >= rows else [number * rows // limit for number in range(limit)]
+    if limit is None or limit >= rows:
+        return list(range(rows))
+    return sorted(np.random.default_rng(0).choice(rows, limit, replace=False).tolist())
 
 
 def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:
@@ -84,7 +88,7 @@ def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:
     elif data is None:
         if not benchmark.drawn or benchmark.rows is None:
             raise DataError("is not on the Hub", where=name, mend=f"give its folder with --data; {benchmark.source}")
-        rows = Rows(name=name, where="drawn by smolforge", base=None, tables=[("", benchmark.rows(Path()))])
+        rows = Rows(name=name, where="its own drawings", base=None, tables=[("", benchmark.rows(Path()))])
     else:
         rows = _local(name, benchmark, data)
     _check(rows, benchmark)
@@ -95,6 +99,7 @@ def _local(name: str, benchmark: Benchmark, data: Path) -> Rows:
     if not data.exists():
         raise DataError("no such file or folder", where=data, mend=f"give a folder with the columns of {benchmark.hub or name}")
     base = data if data.is_dir() else data.parent
+    mend = f"give rows with {', '.join(benchmark.columns)} as metadata.jsonl, Parquet or a saved dataset"
     folders = [config for config in benchmark.configs if (data / config).is_dir()]
     tables: list[tuple[str, Table | Sequence[Row]]] = []
     if benchmark.rows is not None:
@@ -102,7 +107,10 @@ def _local(name: str, benchmark: Benchmark, data: Path) -> Rows:
     elif folders:
         tables = [(config, local_table(data / config, benchmark.split)) for config in folders]
     else:
-        tables = [("", local_table(data, benchmark.split))]
+        try:
+            tables = [("", local_table(data, benchmark.split))]
+        except DataError as error:
+            raise DataError(error.what, where=error.where, mend=mend) from error
     return Rows(name=name, where=str(data), base=base, tables=tables)
 
 

@@ -1,8 +1,8 @@
 """rows -> questions -> answers -> counts -> scores, read top to bottom.
 
-Answers are kept by content (the weights, the prompt's tokens, its pictures), a group of prompts at a time. So the same command goes
-on where it was killed and ends in the same results: groups are planned over all its questions. After another --limit a group may be
-smaller than in a fresh run, and its numbers differ by rounding.
+Answers are kept by content (the weights, the prompt's tokens, its pictures), a group of prompts at a time. So the same command
+goes on where it was killed and ends in the same results: groups are planned over all its questions. After another --limit a
+group may be smaller than in a fresh run, and its numbers differ by rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smolforge.evals.answers import Kept, Measured, Skips, answer, rate
 from smolforge.evals.benchmark import Benchmark, Given, Protocol, Question
 from smolforge.evals.measures import scores
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task
-from smolforge.evals.rows import Rows, evenly
+from smolforge.evals.rows import Rows, sample
 from smolforge.files import write_whole
 from smolforge.machine import forget_peak, peak_memory
 from smolforge.records import Media, Record
@@ -40,7 +40,7 @@ def run_task(
     """Ask a model a benchmark's questions, score the answers, and write both into a folder of results.
 
     Args:
-        limit: most questions, taken evenly from all rows.
+        limit: most questions, a fixed random sample of all rows.
         judge: the model that rates answers, where the benchmark has them rated.
 
     Raises:
@@ -97,7 +97,7 @@ def ask(benchmark: Benchmark, rows: Rows, protocol: Protocol, limit: int | None,
         DataError: two rows with one id.
     """
     seen: dict[str, int] = {}
-    for number in evenly(len(rows), limit):
+    for number in sample(len(rows), limit):
         try:
             row, origin = rows[number]
             question = benchmark.question(row, protocol, origin)
@@ -121,9 +121,7 @@ def _given(kept: Kept) -> Given:
 
 def _text(record: Record) -> str:
     """The prompt's words, as a person reads them."""
-    return (
-        "\n".join(part for message in record.messages for part in message.content if not isinstance(part, Media)) + record.prefill
-    )
+    return "\n".join(part for message in record.messages for part in message.content if not isinstance(part, Media))
 
 
 # --- cost ----------------------------------------------------------------------------------------------------------------

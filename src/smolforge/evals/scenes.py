@@ -3,37 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from smolforge.data.sources.scenes import parse_caption
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneScores:
-    """Over all captions."""
-
-    exact: float  # share of captions that are the reference, word for word
-    recall: float  # objects of the scenes that were named, over all objects
-    hallucination: float  # objects named that are not in the scene, over all objects named
-
-
-def scene_scores(captions: Sequence[str], references: Sequence[str]) -> SceneScores:
-    """Objects are compared whole: colour, shape and place. Naming an object twice counts once as right.
-
-    >>> truth = "a red circle at the top and a blue star in the middle"
-    >>> scene_scores(["a red circle at the top and a red star in the middle"], [truth])
-    SceneScores(exact=0.0, recall=0.5, hallucination=0.5)
-    """
-    assert len(captions) == len(references), f"{len(captions)} captions for {len(references)} references"
-    total: Counter[str] = Counter()
-    for caption, reference in zip(captions, references):
-        total.update(scene_sums(caption, reference)[0])
-    return SceneScores(
-        exact=total["exact"] / max(1, total["captions"]),
-        recall=total["right"] / max(1, total["there"]),
-        hallucination=(total["named"] - total["right"]) / max(1, total["named"]),
-    )
 
 
 def scene_sums(caption: str, reference: str) -> tuple[dict[str, int], tuple[tuple[int, int, str], ...]]:

@@ -10,6 +10,7 @@ from smolforge.evals.measures import Score
 from smolforge.evals.results import Task
 
 NOUNS = {"preference": "pairs", "predictions": "predictions"}
+FEW = 30  # questions below which a percentile bootstrap is too narrow to go by
 SHOWN = 6  # scores without a value that are named, and rows that were skipped
 
 
@@ -25,11 +26,19 @@ def _block(task: Task) -> str:
     width = max(map(len, said), default=0)
     rows = [f"  {measure:<{width}}  {interval(score, task.measures[measure])}" for measure, score in said.items()]
     if unsaid:
-        listed = ", ".join(unsaid[:SHOWN]) + (f" and {len(unsaid) - SHOWN} more" if len(unsaid) > SHOWN else "")
-        rows.append(f"  no question tells: {listed}")
+        listed = "; ".join(unsaid[:SHOWN]) + (f" and {len(unsaid) - SHOWN} more" if len(unsaid) > SHOWN else "")
+        rows.append(f"  not defined for these answers: {listed}")
     skipped = [f"  {number:,} rows: {reason}" for reason, number in task.skipped.items()]
     named = [f"    {line}" for line in task.named[:SHOWN]]
-    return "\n".join([head, *rows, *skipped, *named, *(f"  note: {note}" for note in task.notes)])
+    return "\n".join([head, *rows, *skipped, *named, *(f"  note: {note}" for note in [*task.notes, *_caveats(task)])])
+
+
+def _caveats(task: Task) -> list[str]:
+    """Where the bootstrap promises too much."""
+    alike = any(score and score.low == score.high and task.measures[name]["percent"] for name, score in task.scores.items())
+    few = [f"intervals over {task.questions} questions are too narrow"] if task.questions < FEW else []
+    rule = f"an interval without width: all answers are alike; the truth may be {3 / task.questions:.1%} away (rule of three)"
+    return few or ([rule] if alike else [])
 
 
 def interval(score: Score, facts: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""Videos of benchmarks: where their files lie, and how a question shows them."""
+"""Videos of benchmarks: where their files lie, and how a question shows them.
+
+All models see up to 64 frames, one a second, which is what SmolVLM2's checkpoints ask for.
+"""
 
 from __future__ import annotations
 

@@ -46,6 +46,7 @@ class Stage:
 
     name: str
     folder: Path
+    model: str  # as it was named
     tasks: dict[str, Task]  # by key
 
 
@@ -55,7 +56,8 @@ class Measured:
 
     key: str
     stages: list[Stage]  # in order, at least one
-    compared: Compared | None  # the last with the first
+    base: Stage  # that the last one is compared with
+    compared: Compared | None
     refused: str = ""  # why they could not be compared
 
     @property
@@ -91,26 +93,33 @@ def stages(run: Path) -> list[Stage]:
         place = {"before": 0, "after": 3}.get(name.lower(), 1 if name in listed else 2)
         return place, listed.index(name) if place == 1 else 0, name
 
-    return [Stage(name=names[one], folder=one, tasks=read_results(one)["tasks"]) for one in sorted(folders, key=rank)]
+    found = ((one, read_results(one)) for one in sorted(folders, key=rank))
+    return [Stage(name=names[one], folder=one, model=str(held["model"]["name"]), tasks=held["tasks"]) for one, held in found]
 
 
-def measured(found: Sequence[Stage], measures: Measures) -> list[Measured]:
-    """Every task of the stages, the last stage that has it compared with the first one."""
+def measured(found: Sequence[Stage], measures: Measures, start: str | None = None) -> list[Measured]:
+    """Every task of the stages, the last stage that has it compared with what the run started from, else with the first.
+
+    Args:
+        start: name of that model.
+    """
     keys = list(dict.fromkeys(key for stage in found for key in stage.tasks))
     pairs: dict[tuple[Path, Path], dict[str, Compared] | str] = {}
     tasks = []
     for key in keys:
         having = [stage for stage in found if key in stage.tasks]
-        first, last = having[0], having[-1]
+        last = having[-1]
+        first = next((stage for stage in having[:-1] if stage.model == start), having[0])
         if first is last:
-            tasks.append(Measured(key=key, stages=having, compared=None))
+            tasks.append(Measured(key=key, stages=having, base=first, compared=None))
             continue
         place = first.folder, last.folder
         if place not in pairs:
             pairs[place] = _compared(first.folder, last.folder, measures)
         result = pairs[place]
-        refused, compared = (result, None) if isinstance(result, str) else ("", result[key])
-        tasks.append(Measured(key=key, stages=having, compared=compared, refused=refused))
+        compared = None if isinstance(result, str) else result.get(key)
+        refused = result if isinstance(result, str) else "" if compared else "they share no question"
+        tasks.append(Measured(key=key, stages=having, base=first, compared=compared, refused=refused))
     return tasks
 
 
@@ -143,7 +152,7 @@ def headline(tasks: Sequence[Measured]) -> Html:
     if not tasks:
         return Html()
     sided = [found for one in tasks if one.compared for found in verdicts(one.compared.changes, one.task.measures)]
-    ends = dict.fromkeys((task.stages[0].name, task.stages[-1].name) for task in tasks if task.compared)
+    ends = dict.fromkeys((task.base.name, task.stages[-1].name) for task in tasks if task.compared)
     total = [tag("p", tag("b", f"{' and '.join(f'{a} → {b}' for a, b in ends)}: {tally(sided)}"))] if sided else []
     return tag("div", *total, *map(_headline, tasks), class_="lead")
 
@@ -173,7 +182,7 @@ def score_tables(tasks: Sequence[Measured]) -> Html:
 def _table(one: Measured) -> Html:
     """Rows are measures, in the benchmark's order: what is invented stands beside what is left out."""
     about, compared = one.task.measures, one.compared
-    ends = tag("small", f"{one.stages[-1].name} − {one.stages[0].name}", class_="dim")
+    ends = tag("small", f"{one.stages[-1].name} − {one.base.name}", class_="dim")
     head = ["", *one.tasks, *([join(("difference ", ends))] if compared else [])]
     rows = []
     for name in about:
@@ -302,8 +311,8 @@ def regressions(tasks: Sequence[Measured]) -> Html:
 def _regressions(one: Measured, compared: Compared) -> Html:
     worst = [pair for pair in compared.pairs if pair.gain < 0][:SHOWN]
     about, name = main_measure(compared)
-    names = one.stages[0].name, one.stages[-1].name
-    folders = [one.stages[-1].folder, one.stages[0].folder]
+    names = one.base.name, one.stages[-1].name
+    folders = [one.stages[-1].folder, one.base.folder]
     cards = [card(dict(zip(names, (p.before, p.after))), folders, note=gained(p.gain, name, about)) for p in worst]
     return join((
         tag("h3", one.task.name), tag("p", counted(compared)), legend(cards),

@@ -33,7 +33,6 @@ class Run:
     folder: Path
     recipe: dict[str, Any]
     summary: dict[str, Any]
-    scores: dict[str, Any]  # metrics.json: stage -> name -> value
     log: list[dict[str, Any]]
     tasks: list[Measured]
 
@@ -49,15 +48,14 @@ def read_run(folder: Path) -> Run:
     """
     if not (folder / "recipe.json").is_file():
         raise UserError("holds no run", where=folder, mend="give a folder that `smolforge train` wrote")
-    recipe, summary, scores = (read_json(folder / name) for name in ("recipe.json", "summary.json", "metrics.json"))
+    recipe, summary = (read_json(folder / name) for name in ("recipe.json", "summary.json"))
     found = stages(folder)
-    tasks = measured(found, known_measures()) if found else []
+    tasks = measured(found, known_measures(), start=str(recipe["model"].get("name"))) if found else []
     return Run(
         name=folder.resolve().name,
         folder=folder,
         recipe=recipe,
         summary=summary,
-        scores=scores,
         log=read_metrics(folder),
         tasks=tasks,
     )
@@ -69,7 +67,7 @@ def run_sections(run: Run) -> Html:
         (
             _head(run),
             headline(run.tasks) or _losses_in_words(run.summary),
-            score_tables(run.tasks) or _plain_scores(run.scores),
+            score_tables(run.tasks),
             pictures_with_answers(run.tasks),
             regressions(run.tasks),
             section("What was trained on what", _trained(run.recipe)),
@@ -105,15 +103,6 @@ def _losses_in_words(summary: Mapping[str, Any]) -> Html:
     words = f"Loss on {where}: {before:.4f} → {after:.4f} ({fell}; one number, without an interval)."
     more = "Whether the answers are better, an evaluation of the model before and after would tell."
     return tag("div", tag("p", words), tag("p", more, class_="dim small"), class_="lead")
-
-
-def _plain_scores(scores: Mapping[str, Any]) -> Html:
-    """Task scores of each stage, without intervals: {"before": {"exact": ..}, "sft": {..}}."""
-    if not scores:
-        return Html()
-    names = [name for name in next(iter(scores.values())) if name != "seconds"]
-    rows = [[name, *(f"{values[name]:.1%}" for values in scores.values())] for name in names]
-    return section("Scores on held-out examples", table(["", *scores], rows))
 
 
 MEASURES = {"sum": "by summed log-prob", "token": "by log-prob a token", "reward": "by implicit reward"}
@@ -197,7 +186,7 @@ def _samples(folder: Path) -> Html:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line] if file.is_file() else []
 
 
 def _sample(folder: Path, samples: dict[str, dict[str, Any]]) -> Html:

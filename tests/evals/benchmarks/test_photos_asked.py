@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import math
+import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +16,15 @@ from datasets import Dataset
 from PIL import Image
 
 from smolforge.data.media import open_picture
+from smolforge.data.sources.scenes import parse_caption
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import PROTOCOLS, Benchmark, Given, Origin, Question, Row
 from smolforge.evals.benchmarks import amber, chair, coco_caption, mmhal, object_halbench, scenes
 from smolforge.evals.measures import scores
 from smolforge.evals.metrics import meteor, nouns
 from smolforge.evals.metrics.objects import OBJECTS
-from smolforge.evals.scenes import scene_scores, scene_sums
+from smolforge.evals.photos import photos
+from smolforge.evals.scenes import scene_sums
 
 ALL = {
     "coco_caption": coco_caption.BENCHMARK, "chair": chair.BENCHMARK, "amber": amber.BENCHMARK,
@@ -139,7 +143,7 @@ def test_files_with_the_hubs_columns_are_read_as_they_are(tmp_path):
     [
         (None, "no rows of this benchmark"),
         ("[{", "line 1"),
-        ('[{"captions": ["A cat."]}]', r"annotations.json\[0\]: a photo without"),
+        ('[{"captions": ["A cat."]}]', r"annotations.json, row 1: a photo without"),
     ],
 )
 def test_chair_of_a_folder_that_is_none(tmp_path, content, says):
@@ -152,10 +156,10 @@ def test_chair_of_a_folder_that_is_none(tmp_path, content, says):
 def test_chair_of_real_captions(shared):
     """Each photo is described by the next one's first caption; counts are made once more from the words alone."""
     rows = chair.rows(shared / "coco_mini")
-    photos = chair.photos(shared / "coco_mini")
+    listed = photos(shared / "coco_mini")
     assert len(rows) == 85
     assert sum(not row["annotated"] for row in rows) == 28
-    captions = [photos[(number + 1) % 85]["captions"][0] for number in range(85)]
+    captions = [listed[(number + 1) % 85].captions[0] for number in range(85)]
     said = invented = captions_wrong = there = covered = 0
     for row, caption in zip(rows, captions):
         named = names(caption)
@@ -167,7 +171,7 @@ def test_chair_of_real_captions(shared):
     assert found["CHAIRs"] == pytest.approx(captions_wrong / 85)
     assert found["recall"] == pytest.approx(covered / there)
     assert found["CHAIRi"] > 0.4  # of other photos, most is invented
-    own = values(chair.BENCHMARK, rows, [photo["captions"][0] for photo in photos])
+    own = values(chair.BENCHMARK, rows, [photo.captions[0] for photo in listed])
     assert own["CHAIRi"] == own["CHAIRs"] == 0.0  # what people say of a photo is true of it
     assert own["recall"] > 0.35
 
@@ -393,7 +397,7 @@ def test_object_halbench_with_cocos_annotations(tmp_path):
         {"image_id": 9, "image": "b.jpg", "question": "Again.", "objects": ["tv"], "captions": ["A man."]},
     ]
     (tmp_path / "obj_halbench_300_with_image.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DataError, match=r"line 1: photo 7 is not annotated; give captions_val2014.json"):
+    with pytest.raises(DataError, match=r"row 1: photo 7 is not annotated; give captions_val2014.json"):
         object_halbench.rows(tmp_path)
     folder = tmp_path / "annotations"
     folder.mkdir()
@@ -415,7 +419,7 @@ def test_object_halbench_says_what_is_missing(tmp_path):
     with pytest.raises(DataError, match="no instructions"):
         object_halbench.rows(tmp_path)
     (tmp_path / "one.jsonl").write_text('{"image": "a.jpg", "question": "?"}')
-    with pytest.raises(DataError, match=r"one\.jsonl, line 1: no image_id"):
+    with pytest.raises(DataError, match=r"one\.jsonl, row 1: no image_id"):
         object_halbench.rows(tmp_path)
 
 
@@ -483,6 +487,58 @@ def test_mmhal_of_a_folder(tmp_path):
     assert len({first.id, second.id}) == 2
 
 
+@pytest.mark.parametrize("place", ["", "images", "test_data", "test_data/images"])
+@pytest.mark.parametrize("name", ["2c0e.jpg", "2c0e.png", "x_o.jpg"])
+def test_mmhal_pictures_are_found_from_a_relative_folder(tmp_path, monkeypatch, place, name):
+    folder = tmp_path / "mmhal"
+    (folder / place).mkdir(parents=True)
+    (folder / place / name).touch()
+    row = mmhal_row() | {"image_src": "https://example.org/x_o.jpg?width=3", "image": None}
+    (folder / "response_template.json").write_text(json.dumps([row]))
+    monkeypatch.chdir(tmp_path)
+    (question,) = asked(mmhal.BENCHMARK, mmhal.rows(Path("mmhal")), base=Path("mmhal"))
+    assert question.record.media[0].ref == folder / place / name
+
+
+@pytest.mark.parametrize("holds", ["pictures", "everything"])
+def test_mmhal_as_the_hub_has_it(tmp_path, holds):
+    """Questions beside an archive of pictures, or all in it; a damaged archive does not matter where nothing is missing."""
+    rows = json.dumps([mmhal_row()])
+    with zipfile.ZipFile(tmp_path / "test_data.zip", "w") as archive:
+        archive.writestr("test_data/images/x_o.jpg", b"a picture")
+        if holds == "everything":
+            archive.writestr("test_data/response_template.json", rows)
+    if holds == "pictures":
+        (tmp_path / "response_template.json").write_text(rows)
+    for _ in range(2):
+        (question,) = asked(mmhal.BENCHMARK, mmhal.rows(tmp_path), base=tmp_path)
+        assert question.record.media[0].ref == tmp_path / "test_data" / "images" / "x_o.jpg"
+        (tmp_path / "test_data.zip").write_bytes(b"PK")
+        (tmp_path / "test_data.zip.unpacked").unlink(missing_ok=True)
+    assert set(mmhal.BENCHMARK.files) == {"response_template.json", "test_data.zip", "images/*"}
+
+
+def test_mmhal_with_a_picture_in_the_row(tmp_path):
+    row = mmhal_row() | {"image_src": "data:image/png;base64," + "A" * 5_000}
+    (tmp_path / "response_template.json").write_text(json.dumps([row]))
+    assert mmhal.rows(tmp_path) == [row]
+
+
+@pytest.mark.parametrize(
+    ("listed", "told"),
+    [
+        ("Traffic light", ["Traffic light"]),
+        (["Traffic light", "Tree"], ["Traffic light", "Tree"]),
+        ([["Traffic light", "Tree"], ["Car"]], ["Traffic light", "Tree", "Car"]),
+        ([["Traffic light"], "Car"], ["Traffic light", "Car"]),
+        ([], []),
+    ],
+)
+def test_mmhal_contents_in_any_form(listed, told):
+    (question,) = asked(mmhal.BENCHMARK, [mmhal_row() | {"image_content": listed}])
+    assert question.facts["content"] == told
+
+
 # --- scenes ------------------------------------------------------------------------------------------------------
 
 
@@ -517,11 +573,12 @@ def test_scenes_are_those_of_the_test_split():
     assert open_picture(questions[0].record.media[0]).width == 96
     perfect = values(scenes.BENCHMARK, rows, [row["caption"] for row in rows])
     assert (perfect["exact"], perfect["recall"], perfect["hallucination"]) == (1.0, 1.0, 0.0)
-    told = scene_scores([row["caption"] for row in rows[1:]], [row["caption"] for row in rows[:-1]])
-    wrong = values(scenes.BENCHMARK, rows[:-1], [row["caption"] for row in rows[1:]])
-    assert (wrong["exact"], wrong["recall"], wrong["hallucination"]) == pytest.approx(
-        (told.exact, told.recall, told.hallucination)
-    )
+    truths, said = rows[:-1], [row["caption"] for row in rows[1:]]  # each is given its neighbour's caption
+    pairs = [(Counter(parse_caption(text)), Counter(parse_caption(row["caption"]))) for text, row in zip(said, truths)]
+    right, named, there = (sum(n) for n in zip(*(((a & b).total(), a.total(), b.total()) for a, b in pairs)))
+    wrong = values(scenes.BENCHMARK, truths, said)
+    exact = sum(text == row["caption"] for text, row in zip(said, truths)) / len(truths)
+    assert (wrong["exact"], wrong["recall"], wrong["hallucination"]) == pytest.approx((exact, right / there, 1 - right / named))
 
 
 @pytest.mark.parametrize("caption", ["", "  ", " and  and ", "a dog .", "a red circle at the top.. ", "\n and a cat and "])

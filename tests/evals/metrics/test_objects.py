@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolforge.errors import DataError
+from smolforge.evals.measures import scores
 from smolforge.evals.metrics import nouns
 from smolforge.evals.metrics.nouns import plurals, singulars, words
-from smolforge.evals.metrics.objects import LISTED, OBJECTS, PAIRS, chair_sums, mentions, objects
+from smolforge.evals.metrics.objects import LISTED, OBJECTS, PAIRS, chair_measures, chair_sums, mentions, objects
 
 RULES = {
     "A hot dog and a dog.": ["hot dog", "dog"],
@@ -113,10 +114,23 @@ def test_nothing_named():
     assert marks == ()
 
 
+def test_measures_by_hand():
+    """Two of three captions name an object, and one of their three mentions is not there; two of three objects are named."""
+    captions = ["A cat and a dog.", "It is dark.", "Cats."]
+    sums = [chair_sums(caption, there)[0] for caption, there in zip(captions, ({"cat"}, {"bed"}, {"cat"}))]
+    for count, share in (("captions", 1 / 3), ("naming", 1 / 2)):
+        measures = chair_measures("captions", count=count, needs="mentions")
+        found = {name: score.value for name, score in scores(sums, measures).items() if score is not None}
+        assert found == pytest.approx({"CHAIRi": 1 / 3, "CHAIRs": share, "recall": 2 / 3})
+        assert {measure.needs for measure in measures.values()} == {"mentions"}
+
+
 def test_names_of_annotations():
     assert objects({"tv", "Man", "cell phone"}) == {"tv", "person", "cell phone"}
     with pytest.raises(DataError, match="'street sign'"):
         objects({"tv", "street sign"})
+    with pytest.raises(DataError, match=r"^photos\.jsonl, row 3: no object of MSCOCO's: 'street sign'; name"):
+        objects({"street sign"}, "photos.jsonl, row 3")
 
 
 def plainly(caption: str) -> list[str]:

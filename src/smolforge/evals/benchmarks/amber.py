@@ -37,19 +37,17 @@ yes or no.".
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
-from smolforge.evals.benchmarks.chair import stored
 from smolforge.evals.measures import Measure, Totals, divide, length, ratio
 from smolforge.evals.metrics import nouns, yesno
+from smolforge.evals.reading import identifier, read_rows, stored, text, texts
 
 SPLIT = "train"
 DESCRIBE: dict[Protocol, str] = {"lmms-eval": "Describe this image", "vlmevalkit": "Describe this image."}
@@ -63,6 +61,7 @@ KINDS = {  # type of a question -> what it is about
     "discriminative-relation": "relation",
     "relation": "relation",
 }
+ANSWERS = ("yes", "no")
 LONGEST = {True: 2048, False: 32}  # tokens of a description, of an answer
 
 Similar = Callable[[str, str], bool]
@@ -75,15 +74,15 @@ def rows(folder: Path) -> Sequence[Row]:
     """Queries of a folder with their annotations, in order of their ids; descriptions only, if it has the Hub's files.
 
     Raises:
-        DataError: a file is missing, or a query without an annotation.
+        DataError: a file is missing or damaged, or a query has no annotation.
     """
     base = next((place for place in (folder / "data", folder) if (place / "annotations.json").is_file()), None)
     if base is None:
         return stored(folder, SPLIT)
-    known = {one["id"]: one for one in _read(base / "annotations.json")}
+    known = _by_id([base / "annotations.json"])
     files = [path for place in (base / "query", base) for path in sorted(place.glob("query_*.json"))]
     files = [path for path in files if path.name == "query_all.json"] or files
-    asked = {one["id"]: one for path in files for one in _read(path)}
+    asked = _by_id(files, pictures=True)
     if not asked:
         raise DataError("no queries", where=base, mend="give query/query_all.json")
     unknown = sorted(set(asked) - set(known))
@@ -93,25 +92,54 @@ def rows(folder: Path) -> Sequence[Row]:
     return [{**known[id], **asked[id], "image": str((pictures / asked[id]["image"]).absolute())} for id in sorted(asked)]
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError("not valid JSON", where=f"{file}, line {error.lineno}", mend="mend the file") from error
+def _by_id(files: Sequence[Path], *, pictures: bool = False) -> dict[int, Row]:
+    """Rows of some files by their id, the last of each; AMBER's files of queries repeat each other.
+
+    Args:
+        pictures: whether each must name its picture.
+
+    Raises:
+        DataError: a damaged file, or a row without what it must have.
+    """
+    found = {}
+    for file in files:
+        for number, row in enumerate(read_rows(file), start=1):
+            where, id = f"{file}, row {number}", row.get("id")
+            if id is None:
+                raise DataError("no `id`", where=where, mend="give it in every row")
+            if not isinstance(id, int) or isinstance(id, bool):
+                raise DataError(f"`id` is {type(id).__name__}, not a whole number", where=where, mend="give AMBER's ids")
+            if pictures:
+                text(row, "image", where)
+            found[id] = row
+    return found
 
 
 def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
-    kind = row.get("type") or row.get("task_type") or GENERATIVE
+    """A row as it is asked.
+
+    Raises:
+        DataError: an unknown type, no truth of that type, or no picture.
+    """
+    where = f"{origin.name}[{origin.number}]"
+    kind = next((text(row, name, where) for name in ("type", "task_type") if row.get(name)), GENERATIVE)
     if kind != GENERATIVE and kind not in KINDS:
         mend = f"types are {GENERATIVE}, {', '.join(KINDS)}"
-        raise DataError(f"a query of type {kind!r}", where=f"{origin.name}[{origin.number}]", mend=mend)
+        raise DataError(f"a query of type {kind!r}", where=where, mend=mend)
     describes = kind == GENERATIVE
-    id = str(next((row[name] for name in ("id", "question_id") if row.get(name) is not None), origin.number))
-    text = DESCRIBE[protocol] if describes else f"{row['query']}{SUFFIX[protocol]}"
-    truth = {"truth": list(row["truth"]), "hallu": list(row.get("hallu") or ())} if describes else {"truth": row["truth"]}
+    id = next((identifier(row, name, where) for name in ("id", "question_id") if row.get(name) is not None), str(origin.number))
+    truth: dict[str, list[str] | str]
+    if describes:
+        likely = texts(row, "hallu", where) if row.get("hallu") is not None else []
+        truth = {"truth": texts(row, "truth", where), "hallu": likely}
+    else:
+        truth = {"truth": text(row, "truth", where)}
+        if truth["truth"] not in ANSWERS:
+            raise DataError(f"the truth {truth['truth']!r}", where=where, mend=f"answers are {' and '.join(ANSWERS)}")
+    words = DESCRIBE[protocol] if describes else f"{text(row, 'query', where)}{SUFFIX[protocol]}"
     return Question(
         id=id,
-        record=asked_about(row["image"], text, id=id, origin=origin),
+        record=asked_about(row["image"], words, id=id, origin=origin),
         max_new_tokens=LONGEST[describes],
         facts={"kind": kind, **truth},
     )

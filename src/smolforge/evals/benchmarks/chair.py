@@ -5,7 +5,7 @@ coco_cap_chair, with up to 2048 tokens, greedy; VLMEvalKit has no CHAIR, so that
 
     {"image": <picture>, "gt_object": ["person", "dog", "frisbee"], "question_id": "391895"}
 
-A folder brings its photos' annotations, in *.json (a list) or *.jsonl:
+A folder brings its photos' annotations in *.json (a list) or *.jsonl, as `photos.py` has them:
 
     {"file": "images/1.jpg", "image_id": 1, "captions": ["A man throws a frisbee."], "objects": [{"category": "dog"}]}
 
@@ -21,83 +21,17 @@ How words become objects, and where this differs from lmms-eval, stands in `metr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-from smolforge.data.sources.shapes import CAPTION_COLUMNS, IMAGE_COLUMNS
-from smolforge.data.sources.tables import local_table
-from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.measures import Measure, length, ratio
-from smolforge.evals.metrics.objects import chair_sums, mentions, objects
+from smolforge.evals.metrics.objects import chair_measures, chair_sums, objects
+from smolforge.evals.photos import photos, truth
+from smolforge.evals.reading import identifier, stored, texts
 
 SPLIT = "test"
 PROMPT = "Please describe this image in detail."
-WORDS = (*CAPTION_COLUMNS, "answer")
-OBJECT_COLUMNS = ("objects", "instances")
-
-
-def photos(folder: Path) -> list[Row]:
-    """Annotated photos of a folder's files, or of one file, in a common shape: image, captions, objects, annotated, id.
-
-    None where there are no rows with captions.
-
-    Raises:
-        DataError: a file is damaged, or a row lacks its picture or its captions.
-    """
-    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    found = []
-    for file in files:
-        listed = _listed(file) if file.suffix in (".json", ".jsonl") else []
-        if listed and any(listed[0].get(name) for name in WORDS):
-            found += [_photo(row, file, number) for number, row in enumerate(listed)]
-    return found
-
-
-def stored(folder: Path, split: str) -> Sequence[Row]:
-    """Rows of a folder that has the Hub's columns.
-
-    Raises:
-        DataError: it has neither these nor a benchmark's own layout.
-    """
-    try:
-        return cast(
-            Sequence[Row], local_table(folder, split)
-        )  # a table: has a length and rows by number, which is all that is asked
-    except DataError as error:
-        mend = "give the benchmark's own files, or the Hub's as Parquet, JSON Lines or a saved dataset"
-        raise DataError(f"no rows of this benchmark ({error.what})", where=folder, mend=mend) from error
-
-
-def _listed(file: Path) -> list[Row]:
-    """Rows of a file; none, if it is JSON of another kind."""
-    text = file.read_text(encoding="utf-8")
-    try:
-        content = (
-            [json.loads(line) for line in text.splitlines() if line.strip()] if file.suffix == ".jsonl" else json.loads(text)
-        )
-    except json.JSONDecodeError as error:
-        raise DataError("not valid JSON", where=f"{file}, line {error.lineno}", mend="mend the file") from error
-    return content if isinstance(content, list) and all(isinstance(row, dict) for row in content) else []
-
-
-def _photo(row: Row, file: Path, number: int) -> Row:
-    picture = next((row[name] for name in IMAGE_COLUMNS if row.get(name)), None)
-    captions = next((row[name] for name in WORDS if row.get(name)), None)
-    if picture is None or captions is None:
-        raise DataError(
-            "a photo without a file or without captions", where=f"{file}[{number}]", mend='give "file" and "captions"'
-        )
-    boxes = next((row[name] for name in OBJECT_COLUMNS if row.get(name) is not None), None)
-    return {
-        "image": picture,
-        "captions": [captions] if isinstance(captions, str) else list(captions),
-        "objects": sorted({box["category"] if isinstance(box, dict) else str(box) for box in boxes or ()}),
-        "annotated": boxes is not None,
-        "id": str(row.get("image_id", picture)),
-    }
 
 
 def rows(folder: Path) -> Sequence[Row]:
@@ -106,23 +40,28 @@ def rows(folder: Path) -> Sequence[Row]:
     if not found:
         return stored(folder, SPLIT)
     return [
-        {"image": one["image"], "gt_object": truth(one), "annotated": one["annotated"], "question_id": one["id"]} for one in found
-    ]
-
-
-def truth(photo: Row) -> list[str]:
-    """Objects of a photo: annotated, or named by one of its captions."""
-    named = {mention.object for caption in photo["captions"] for mention in mentions(caption)}
-    return sorted(named | objects(set(photo["objects"])))
+        {
+            "image": one.image, "gt_object": truth(one.captions, one.objects, one.where), "annotated": one.annotated,
+            "question_id": one.id,
+        }
+        for one in found
+    ]  # fmt: skip
 
 
 def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
-    id = str(row["question_id"]) if row.get("question_id") is not None else str(origin.number)
+    """A row as it is asked.
+
+    Raises:
+        DataError: an object that is none of MSCOCO's, or no picture.
+    """
+    where = f"{origin.name}[{origin.number}]"
+    id = identifier(row, "question_id", where) if row.get("question_id") is not None else str(origin.number)
+    there = objects(set(texts(row, "gt_object", where)), where)
     return Question(
         id=id,
         record=asked_about(row["image"], PROMPT, id=id, origin=origin),
         max_new_tokens=2048,
-        facts={"objects": sorted(objects(set(row["gt_object"]))), "annotated": bool(row.get("annotated", True))},
+        facts={"objects": sorted(there), "annotated": bool(row.get("annotated", True))},
     )
 
 
@@ -145,9 +84,7 @@ BENCHMARK = Benchmark(
     score=score,
     rows=rows,
     measures={
-        "CHAIRi": Measure(about="mentions of objects that are not there", of=ratio("hallucinated", "mentions"), better="lower"),
-        "CHAIRs": Measure(about="captions that name such an object", of=ratio("hallucinating", "captions"), better="lower"),
-        "recall": Measure(about="objects of the photos that are named", of=ratio("covered", "objects")),
+        **chair_measures("captions"),
         "objects a caption": Measure(
             about="mentions of objects in a caption", of=ratio("mentions", "captions"), better="", percent=False
         ),

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.metrics.relaxed import relaxed
+from smolforge.evals.reading import text
 
 PROMPTS: dict[Protocol, str] = {
     "lmms-eval": "{question}\nAnswer the question with a single word.",
@@ -40,6 +42,7 @@ PROMPTS: dict[Protocol, str] = {
         "Answer the question using a single word or phrase."
     ),
 }
+TYPES = {"human_test": "human", "augmented_test": "augmented"}  # as rows have them -> as measures are called
 MAX_NEW_TOKENS: dict[Protocol, int] = {"lmms-eval": 16, "vlmevalkit": 2048}
 
 
@@ -47,16 +50,19 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     """A row as it is asked; its number is its id.
 
     Raises:
-        DataError: no picture.
+        DataError: another type, an answer that is no text, or no picture.
     """
-    id, asked = str(origin.number), str(row["question"])
-    text = PROMPTS[protocol].replace("{question}", asked if protocol == "lmms-eval" else asked.lstrip())
-    kind = "human" if row["type"] == "human_test" else "augmented"
+    id = str(origin.number)
+    where = f"{origin.name}[{id}]"
+    asked, answer, kind = (text(row, column, where) for column in ("question", "answer", "type"))
+    if kind not in TYPES:
+        raise DataError(f"the type {kind!r}", where=where, mend=f"types are {', '.join(TYPES)}")
+    prompt = PROMPTS[protocol].replace("{question}", asked if protocol == "lmms-eval" else asked.lstrip())
     return Question(
         id=id,
-        record=asked_about(row["image"], text, id=id, origin=origin),
+        record=asked_about(row["image"], prompt, id=id, origin=origin),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
-        facts={"question": asked, "answer": str(row["answer"]), "type": kind},
+        facts={"question": asked, "answer": answer, "type": TYPES[kind]},
     )
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
-from smolforge.evals.benchmarks.chair import photos, stored
 from smolforge.evals.measures import length
 from smolforge.evals.metrics.captions import CAPTION_MEASURES, caption_sums, missing
+from smolforge.evals.photos import photos
+from smolforge.evals.reading import identifier, stored, texts
 
 SPLIT = "val"
 PROMPTS: dict[Protocol, str] = {
@@ -38,18 +39,22 @@ LONGEST: dict[Protocol, int] = {"lmms-eval": 64, "vlmevalkit": 2048}  # tokens
 
 
 def rows(folder: Path) -> Sequence[Row]:
-    """Photos of a folder (`chair.photos` says its layout), in the Hub's columns."""
-    found = [{"image": one["image"], "answer": one["captions"], "question_id": one["id"]} for one in photos(folder)]
+    """Photos of a folder (`photos.py` says its layout), in the Hub's columns."""
+    found = [{"image": one.image, "answer": list(one.captions), "question_id": one.id} for one in photos(folder)]
     return found or stored(folder, SPLIT)
 
 
 def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
-    references = [str(caption) for caption in row["answer"] or ()]
+    """A row as it is asked.
+
+    Raises:
+        DataError: no captions, or no picture.
+    """
+    where = f"{origin.name}[{origin.number}]"
+    references = texts(row, "answer", where)
     if not references:
-        raise DataError(
-            "no reference captions", where=f"{origin.name}[{origin.number}]", mend="remove the photo, or add captions"
-        )
-    id = str(row["question_id"]) if row.get("question_id") is not None else str(origin.number)
+        raise DataError("no reference captions", where=where, mend="remove the photo, or add captions")
+    id = identifier(row, "question_id", where) if row.get("question_id") is not None else str(origin.number)
     return Question(
         id=id,
         record=asked_about(row["image"], PROMPTS[protocol], id=id, origin=origin),

@@ -22,6 +22,7 @@ from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.measures import Measure, length, ratio
 from smolforge.evals.metrics.anls import anls, words
+from smolforge.evals.reading import identifier, text, texts
 
 PROMPTS: dict[Protocol, str] = {
     "lmms-eval": "{question}\nAnswer the question using a single word or phrase.",
@@ -38,17 +39,20 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     """A row as it is asked.
 
     Raises:
-        DataError: no answers, or no picture.
+        DataError: no answers, or others than texts, or no picture.
     """
-    id, asked = str(row["questionId"]), str(row["question"])
-    if not row["answers"]:
-        raise DataError("no answers", where=f"{origin.name}[{id}]", mend="use the validation split, the test split has none")
-    text = PROMPTS[protocol].replace("{question}", asked if protocol == "lmms-eval" else asked.lstrip())
+    id = identifier(row, "questionId", f"{origin.name}[{origin.number}]")
+    where = f"{origin.name}[{id}]"
+    if not row.get("answers"):
+        raise DataError("no answers", where=where, mend="use the validation split, the test split has none")
+    asked, answers = text(row, "question", where), texts(row, "answers", where)
+    types = texts(row, "question_types", where) if row.get("question_types") is not None else []
+    prompt = PROMPTS[protocol].replace("{question}", asked if protocol == "lmms-eval" else asked.lstrip())
     return Question(
         id=id,
-        record=asked_about(row["image"], text, id=id, origin=origin),
+        record=asked_about(row["image"], prompt, id=id, origin=origin),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
-        facts={"question": asked, "answers": list(row["answers"]), "types": list(row.get("question_types") or ())},
+        facts={"question": asked, "answers": answers, "types": types},
     )
 
 

@@ -32,7 +32,9 @@ from collections.abc import Sequence
 
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.metrics.choices import choice_counts, choice_measures, letter, macro_measures
+from smolforge.evals.choosing import best_option_prompt, choice_counts, choice_measures, macro_measures
+from smolforge.evals.metrics.choices import letter
+from smolforge.evals.reading import text
 from smolforge.evals.videos import find_video, video_messages
 from smolforge.records import Record
 
@@ -54,34 +56,30 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     Raises:
         DataError: no such video, no options in the question, or an answer or a kind that is not on the list.
     """
-    id, asked, kind = str(origin.number), str(row["question"]), str(row["task_type"])
+    id = str(origin.number)
     where = f"{origin.name}[{id}]"
+    asked, kind, answer = (text(row, column, where) for column in ("question", "task_type", "answer"))
     options = OPTION.findall(asked)
     letters = tuple(name for name, _ in options)
-    if str(row["answer"]) not in letters:
+    if answer not in letters:
         mend = 'give the options in the question, each on a line as "(A) ..."'
-        raise DataError(f"the answer {row['answer']!r} is none of the options ({', '.join(letters)})", where=where, mend=mend)
+        raise DataError(f"the answer {answer!r} is none of the options ({', '.join(letters)})", where=where, mend=mend)
     if kind not in KINDS:
         raise DataError(f"the task type {kind!r}", where=where, mend=f"types are {', '.join(KINDS)}")
     if protocol == "lmms-eval":
-        text = f"{asked}\nOnly give the best option.\nBest option: ("
+        prompt = f"{asked}\nOnly give the best option.\nBest option: ("
     else:
-        stem = OPTION.split(asked, maxsplit=1)[0].strip()
-        listed = "\n".join(f"({name}) {words}" for name, words in options).rstrip()
-        text = f"Question: {stem}\nOptions:\n{listed} Only give the best option. ".replace("Options:", ONLY_LETTERS)
-    path = find_video([str(row["video_name"])], origin)
+        prompt = best_option_prompt(OPTION.split(asked, maxsplit=1)[0].strip(), options)
+    path = find_video([text(row, "video_name", where)], origin)
     return Question(
         id=id,
-        record=Record(id=id, source=origin.name, messages=video_messages(path, text, protocol, system=SYSTEM), responses=()),
+        record=Record(id=id, source=origin.name, messages=video_messages(path, prompt, protocol, system=SYSTEM), responses=()),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
         facts={
-            "question": asked, "letters": list(letters), "answer": str(row["answer"]), "type": kind, "video": row["video_name"],
+            "question": asked, "letters": list(letters), "answer": answer, "type": kind, "video": row["video_name"],
         },
         options=letters,
     )  # fmt: skip
-
-
-ONLY_LETTERS = "respond ONLY with one of the multiple choice letter options (A/B/C/D):"
 
 
 def score(questions: Sequence[Question], givens: Sequence[Given]) -> list[Scored]:

@@ -37,8 +37,10 @@ from pathlib import Path
 
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
+from smolforge.evals.choosing import best_option_prompt, choice_counts, choice_measures, macro_measures
 from smolforge.evals.measures import Measure
-from smolforge.evals.metrics.choices import choice_counts, choice_measures, macro, macro_measures, mvbench_letter
+from smolforge.evals.metrics.choices import macro, mvbench_letter
+from smolforge.evals.reading import text, texts
 from smolforge.evals.videos import find_video, video_messages
 from smolforge.records import Record
 
@@ -47,7 +49,6 @@ SYSTEM = (
     "and the action and pose of persons. Based on your observations, select the best option that accurately addresses the "
     "question.\n "
 )
-ONLY_LETTERS = "respond ONLY with one of the multiple choice letter options (A/B/C/D):"
 MAX_NEW_TOKENS: dict[Protocol, int] = {"lmms-eval": 16, "vlmevalkit": 2048}
 LETTERS = "ABCDE"
 CUT = "_segment"  # how folders of videos that are cut already end
@@ -84,30 +85,30 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     Raises:
         DataError: no such video, an answer that is none of the candidates, more than five of them, or an unknown kind.
     """
-    kind, asked, candidates = str(row["config"]), str(row["question"]), list(row["candidates"])
+    kind = text(row, "config", f"{origin.name}[{origin.number}]")
     id = f"{kind}/{origin.number}"
     where = f"{origin.name}[{id}]"
     if kind not in KINDS:
         raise DataError(f"the configuration {kind!r}", where=where, mend=f"configurations are {', '.join(KINDS)}")
-    if row["answer"] not in candidates or len(candidates) > len(LETTERS):
+    asked, answer, candidates = text(row, "question", where), text(row, "answer", where), texts(row, "candidates", where)
+    if answer not in candidates or len(candidates) > len(LETTERS):
         mend = f"give the answer's words as they stand among at most {len(LETTERS)} candidates"
-        raise DataError(f"the answer {row['answer']!r} to {len(candidates)} candidates", where=where, mend=mend)
+        raise DataError(f"the answer {answer!r} to {len(candidates)} candidates", where=where, mend=mend)
     letters = tuple(LETTERS[: len(candidates)])
-    listed = "\n".join(f"({name}) {words}" for name, words in zip(letters, candidates))
     if protocol == "lmms-eval":
-        text = f"Question:{asked}\nOption:\n{listed}\nOnly give the best option.\n"
+        listed = "\n".join(f"({name}) {words}" for name, words in zip(letters, candidates))
+        prompt = f"Question:{asked}\nOption:\n{listed}\nOnly give the best option.\n"
     else:
-        text = f"Question: {asked}\nOptions:\n{listed.rstrip()} Only give the best option. Answer: "
-        text = text.replace("Options:", ONLY_LETTERS)
+        prompt = best_option_prompt(asked, zip(letters, candidates)) + "Answer: "
     path, start, end = clip(row, kind, origin)
-    messages = video_messages(path, text, protocol, system=SYSTEM, start=start, end=end)
+    messages = video_messages(path, prompt, protocol, system=SYSTEM, start=start, end=end)
     return Question(
         id=id,
         record=Record(id=id, source=origin.name, messages=messages, responses=()),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
         facts={
             "question": asked, "choices": candidates, "letters": list(letters), "type": kind, "video": row["video"],
-            "answer": letters[candidates.index(row["answer"])],
+            "answer": letters[candidates.index(answer)],
         },
         options=tuple(f"({name})" for name in letters) if protocol == "lmms-eval" else letters,
     )  # fmt: skip
@@ -119,7 +120,7 @@ def clip(row: Row, kind: str, origin: Origin) -> tuple[Path, float | None, float
     Raises:
         DataError: no such video.
     """
-    name, start, end = str(row["video"]), row.get("start"), row.get("end")
+    name, start, end = text(row, "video", f"{origin.name}[{kind}/{origin.number}]"), row.get("start"), row.get("end")
     names = [name] if start is None else [name, f"{Path(name).stem}_{start}_{end}"]  # the second: cut, of rows that are not
     folders = [*VIDEOS[kind], *(f"data0613/{folder}" for folder in VIDEOS[kind]), ""]
     path = find_video(names, origin, folders=folders)

@@ -30,6 +30,7 @@ from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored, asked_about
 from smolforge.evals.measures import Measure, Totals, divide, length, ratio
 from smolforge.evals.metrics.yesno import Answer, contained, exact
+from smolforge.evals.reading import identifier, text
 
 PROMPTS: dict[Protocol, str] = {
     "lmms-eval": "{question}\nAnswer the question using a single word or phrase.",
@@ -46,15 +47,16 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     Raises:
         DataError: an answer that is neither yes nor no, an unknown category, or no picture.
     """
-    category, asked = str(row["category"]), str(row["question"]).strip()
-    id = f"{category}/{row['question_id']}"
-    answer = exact(str(row["answer"]))
+    where = f"{origin.name}[{origin.number}]"
+    category = text(row, "category", where)
+    id = f"{category}/{identifier(row, 'question_id', where)}"
+    where = f"{origin.name}[{id}]"
+    asked, said = text(row, "question", where).strip(), text(row, "answer", where)
+    answer = exact(said)
     if not answer:
-        raise DataError(f"the answer {row['answer']!r}", where=f"{origin.name}[{id}]", mend="answers are yes and no")
+        raise DataError(f"the answer {said!r}", where=where, mend="answers are yes and no")
     if category not in CATEGORIES:
-        raise DataError(
-            f"the category {category!r}", where=f"{origin.name}[{id}]", mend=f"categories are {', '.join(CATEGORIES)}"
-        )
+        raise DataError(f"the category {category!r}", where=where, mend=f"categories are {', '.join(CATEGORIES)}")
     return Question(
         id=id,
         record=asked_about(row["image"], PROMPTS[protocol].replace("{question}", asked), id=id, origin=origin),

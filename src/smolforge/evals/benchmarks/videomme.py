@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from smolforge.data.video import VLMEVALKIT_SYSTEM
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark, Given, Origin, Protocol, Question, Row, Scored
-from smolforge.evals.metrics.choices import choice_counts, choice_measures, letter
+from smolforge.evals.choosing import choice_counts, choice_measures
+from smolforge.evals.metrics.choices import letter
+from smolforge.evals.reading import identifier, text, texts
 from smolforge.evals.videos import find_video, video_messages
 from smolforge.records import Record
 
@@ -39,30 +41,29 @@ def question(row: Row, protocol: Protocol, origin: Origin) -> Question:
     Raises:
         DataError: no such video, or an answer or a duration that Video-MME does not have.
     """
-    id, answer, duration = str(row["question_id"]), str(row["answer"]), str(row["duration"])
+    id = identifier(row, "question_id", f"{origin.name}[{origin.number}]")
     where = f"{origin.name}[{id}]"
-    if answer not in LETTERS or len(row["options"]) != len(LETTERS):
-        raise DataError(
-            f"the answer {answer!r} to {len(row['options'])} options", where=where, mend="give A to D and four options"
-        )
+    answer, duration, options = text(row, "answer", where), text(row, "duration", where), texts(row, "options", where)
+    if answer not in LETTERS or len(options) != len(LETTERS):
+        raise DataError(f"the answer {answer!r} to {len(options)} options", where=where, mend="give A to D and four options")
     if duration not in DURATIONS:
         raise DataError(f"the duration {duration!r}", where=where, mend=f"durations are {', '.join(DURATIONS)}")
-    asked = "\n".join([str(row["question"]), *row["options"]])
+    asked = "\n".join([text(row, "question", where), *options])
     if protocol == "lmms-eval":
         instruction = INSTRUCTION.replace("{subtitles}", " and the subtitles")
-        text = f"{instruction}\n{asked}\n\nAnswer with the option's letter from the given choices directly."
+        prompt = f"{instruction}\n{asked}\n\nAnswer with the option's letter from the given choices directly."
     else:
         instruction = INSTRUCTION.replace("{subtitles}", "")
-        text = f" These are the frames of a video. {instruction} Question: {asked}\nAnswer: "  # spaces as VLMEvalKit joins
-    path = find_video([str(row["videoID"])], origin)
+        prompt = f" These are the frames of a video. {instruction} Question: {asked}\nAnswer: "  # spaces as VLMEvalKit joins
+    path = find_video([text(row, "videoID", where)], origin)
     return Question(
         id=id,
         record=Record(
-            id=id, source=origin.name, messages=video_messages(path, text, protocol, system=VLMEVALKIT_SYSTEM), responses=()
+            id=id, source=origin.name, messages=video_messages(path, prompt, protocol, system=VLMEVALKIT_SYSTEM), responses=()
         ),
         max_new_tokens=MAX_NEW_TOKENS[protocol],
         facts={
-            "question": row["question"], "choices": list(row["options"]), "letters": list(LETTERS), "answer": answer,
+            "question": row["question"], "choices": options, "letters": list(LETTERS), "answer": answer,
             "duration": duration, "type": row.get("task_type"), "domain": row.get("domain"), "video": row["videoID"],
         },
         options=LETTERS,

@@ -1,4 +1,4 @@
-"""Multiple choice: which letter an answer means, in two readings, which option is likeliest, and what is counted of both.
+"""Multiple choice: which letter an answer means, in two readings, which option is likeliest, and the mean over kinds.
 
 lmms-eval reads Video-MME and MLVU with `letter` and MVBench with `mvbench_letter`. They disagree: "I think A dog, so B" is B to
 the one and A to the other. An answer without a letter is wrong.
@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from smolforge.evals.benchmark import Given, Question, Scored
-from smolforge.evals.measures import Measure, Totals, divide, length, ratio
+from smolforge.evals.measures import Totals, divide
 
 ANSWER_PHRASES = (
     *(f"{start}{what} is" for what in ("answer", "option", "choice") for start in ("the correct ", "correct ")),
@@ -92,65 +91,21 @@ def mvbench_letter(text: str) -> str:
 
 
 def likeliest(logprobs: Sequence[float]) -> int | None:
-    """Number of the option with the highest log-prob (nats); None where two share it or there is none.
+    """Number of the option with the highest log-prob (nats); None where two share it, one is NaN or there is none.
 
-    >>> likeliest([-2.0, -0.5, -3.0]), likeliest([-1.0, -1.0]), likeliest([])
-    (1, None, None)
+    >>> likeliest([-2.0, -0.5, -3.0]), likeliest([-1.0, -1.0]), likeliest([math.nan, -1.0]), likeliest([])
+    (1, None, None, None)
     """
-    assert not any(map(math.isnan, logprobs)), "a log-prob that is no number"
+    if any(map(math.isnan, logprobs)):
+        return None
     best = max(logprobs, default=math.nan)
     return list(logprobs).index(best) if list(logprobs).count(best) == 1 else None
-
-
-# --- counts and measures -----------------------------------------------------------------------------------------
-
-# name: (what is counted, of how many, in words)
-SHARES = {
-    "accuracy": ("right", "asked", "right answers"),
-    "accuracy by log-prob": ("likely", "ranked", "right when the likeliest option is the answer"),
-}
-
-
-def choice_counts(question: Question, given: Given, read: str, group: str) -> Scored:
-    """Counts of one answer, over all and once more behind the group's name: {"asked": 1, "asked:short": 1, ...}.
-
-    The question's `facts` have the right letter as "answer", and as "letters" those of its options in their order.
-    """
-    letters, right = question.facts["letters"], question.facts["answer"]
-    counts = {"asked": 1.0, "right": float(read == right), "spoken": float(given.text != "")}
-    if given.logprobs:
-        assert len(given.logprobs) == len(letters), f"{len(given.logprobs)} log-probs for {len(letters)} options"
-        best = likeliest(given.logprobs)
-        counts |= {"ranked": 1.0, "likely": float(best is not None and letters[best] == right)}
-    grouped = {f"{name}:{group}": count for name, count in counts.items()}
-    return Scored(sums={**counts, **grouped, "unreadable": float(not read), "tokens": float(given.tokens)}, read=read)
-
-
-def choice_measures(groups: Sequence[str]) -> dict[str, Measure]:
-    """Accuracy of all questions and of each group, both ways, and what stands beside."""
-    found = {name: Measure(about=about, of=ratio(*share)) for name, (*share, about) in SHARES.items()}
-    for name, (above, below, about) in SHARES.items():
-        for group in groups:
-            of = ratio(f"{above}:{group}", f"{below}:{group}")
-            found[f"{name} {group}"] = Measure(about=f"{about}, {group}", of=of)
-    return found | {
-        "unreadable": Measure(about="answers without a letter", of=ratio("unreadable", "asked"), better="lower"),
-        "length": length("asked"),
-    }
-
-
-def macro_measures(groups: Sequence[str]) -> dict[str, Measure]:
-    """Means of the groups' accuracies, both ways."""
-    return {
-        f"{name} macro": Measure(about=f"{about}, mean of the groups", of=macro(above, below, groups))
-        for name, (above, below, about) in SHARES.items()
-    }
 
 
 def macro(above: str, below: str, groups: Sequence[str]) -> Callable[[Totals], np.ndarray]:
     """Mean of `above / below` over groups, each as heavy as the next; those without any `below` are left out.
 
-    >>> from smolforge.evals.measures import Total, length
+    >>> from smolforge.evals.measures import Total
     >>> totals = {"right:a": 1, "asked:a": 1, "right:b": 0, "asked:b": 3}
     >>> macro("right", "asked", ["a", "b", "c"])(Total((name, np.array([n])) for name, n in totals.items()))
     array([0.5])

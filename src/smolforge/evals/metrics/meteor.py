@@ -41,7 +41,7 @@ def missing() -> str | None:
     if shutil.which("java") is None:
         return "METEOR needs Java (java is not on the PATH)"
     if _jar() is None:
-        return f"METEOR needs {JAR}, which `pip install pycocoevalcap` brings"
+        return f'METEOR needs {JAR}, which `pip install "smolforge[meteor]"` brings'
     return None
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smolforge.errors import DataError
+from smolforge.evals.measures import Measure, ratio
 from smolforge.evals.metrics.nouns import singulars, words
 
 Marks = tuple[tuple[int, int, str], ...]
@@ -86,8 +87,11 @@ def mentions(text: str) -> list[Mention]:
     ]
 
 
-def objects(names: Set[str]) -> frozenset[str]:
+def objects(names: Set[str], where: object = None) -> frozenset[str]:
     """The objects behind names of an annotation.
+
+    Args:
+        where: the row they stand in, for the error.
 
     Raises:
         DataError: a name that is none of the list.
@@ -97,7 +101,8 @@ def objects(names: Set[str]) -> frozenset[str]:
     """
     unknown = sorted(name for name in names if name.lower() not in OBJECTS)
     if unknown:
-        raise DataError(f"no object of MSCOCO's: {', '.join(map(repr, unknown))}", mend="name some of its 80 categories")
+        listed = ", ".join(map(repr, unknown))
+        raise DataError(f"no object of MSCOCO's: {listed}", where=where, mend="name some of its 80 categories")
     return frozenset(OBJECTS[name.lower()] for name in names)
 
 
@@ -125,3 +130,22 @@ def chair_sums(text: str, truth: Set[str], *, once: bool = False) -> tuple[dict[
     }  # fmt: skip
     kinds = ("hallucinated", "right")
     return sums, tuple((mention.start, mention.end, kinds[mention.object in truth]) for mention in found)
+
+
+def chair_measures(captions: str, *, count: str = "captions", needs: str = "") -> dict[str, Measure]:
+    """CHAIR's three scores, from the counts of `chair_sums`.
+
+    Args:
+        captions: what they are called, such as "captions".
+        count: of which of them CHAIRs is a share: "captions", all of them, or "naming", those that name an object.
+        needs: as `Measure.needs`.
+    """
+    return {
+        "CHAIRi": Measure(
+            about="mentions of objects that are not there", of=ratio("hallucinated", "mentions"), better="lower", needs=needs
+        ),
+        "CHAIRs": Measure(
+            about=f"those with such a mention, of {captions}", of=ratio("hallucinating", count), better="lower", needs=needs
+        ),
+        "recall": Measure(about="objects of the photos that are named", of=ratio("covered", "objects"), needs=needs),
+    }

@@ -28,7 +28,7 @@ def missing() -> str | None:
         return "SPICE needs Java (java is not on the PATH)"
     jar = _jar()
     if jar is None:
-        return f"SPICE needs {JAR}, which `pip install pycocoevalcap` brings"
+        return f'SPICE needs {JAR}, which `pip install "smolforge[meteor]"` brings'
     absent = [name for name in PARSER if not (jar.parent / "lib" / name).is_file()]
     if absent:
         return f"SPICE needs {' and '.join(absent)} in {jar.parent / 'lib'}, from Stanford CoreNLP 3.6.0"
