@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from apart import train_apart
 
 from smolforge.recipe import Recipe, parse_recipe
 
@@ -41,22 +40,14 @@ def make_recipe(tiny: Path, tmp_path: Path) -> MakeRecipe:
     return make
 
 
-def _train(recipe: Recipe, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    from smolforge.training.loop import train
-
-    train(recipe)
-
-
 @pytest.fixture(scope="module")
 def start_process():
     """Start a run in a process of its own, which can be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smolforge.training.loop", __name__])
+    context.set_forkserver_preload(["smolforge.training.loop", "apart"])
 
     def start(recipe: Recipe, **environment: str) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=_train, args=(recipe, environment))
+        process = context.Process(target=train_apart, args=(recipe, environment))
         process.start()
         return process
 
