@@ -301,7 +301,7 @@ def hub_table(hub: str, name: str | None, split: str, *, revision: str | None = 
         raise DataError(
             f"the Hub did not give {hub} ({type(error).__name__}: {error})",
             where=hub,
-            mend="check the name, its configuration and split, and the network",
+            mend="check the name, its configuration and split, the network and, for gated data, `hf auth login`",
         ) from error
 
 
