@@ -24,6 +24,7 @@ class Loaded:
     model: TreeModel
     renderer: Renderer
     folder: Path
+    notes: tuple[str, ...] = ()  # what a person should know of how it was put together
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +55,7 @@ def load(
     folder = local_folder(name, revision)
     renderer = load_renderer(base_folder(folder), images=images)
     chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
-    model = load_tree(folder, renderer, dtype=chosen, device=place)
+    model, notes = load_tree(folder, renderer, dtype=chosen, device=place), tuple[str, ...]()
     if adapter is not None:
         beside = local_folder(adapter)
         if not is_adapter(beside):
@@ -62,7 +63,10 @@ def load(
         merge(model)
         model.adapters = [load_adapters(model.model, beside)]
         model.to(place).eval()
-    return Loaded(model=model, renderer=renderer, folder=folder)
+        theirs = base_of(beside)[0]
+        if theirs != name and Path(theirs).resolve() != folder.resolve():
+            notes = (f"{adapter} was trained on {theirs}, not on {name}",)
+    return Loaded(model=model, renderer=renderer, folder=folder, notes=notes)
 
 
 def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device, trainable: bool = False) -> TreeModel:

@@ -425,6 +425,16 @@ def test_adapters_are_measured_against_their_base(tiny, lora, tmp_path):
     assert preference(tmp_path / "own")["implicit reward"] == preference(tmp_path / "given")["implicit reward"]
 
 
+def test_adapters_of_another_model_are_told(tiny, lora, tmp_path, shown):
+    """They may fit all the same; on their own base nothing is said."""
+    shutil.copytree(tiny, tmp_path / "other")
+    arguments = ("--adapter", lora, "--fixture", "--limit", 1)
+    _, own = shown(*evaluate(tiny, *arguments, "--out", tmp_path / "a", tasks="pope"))
+    _, others = shown(*evaluate(tmp_path / "other", *arguments, "--out", tmp_path / "b", tasks="pope"))
+    assert "was trained on" not in own
+    assert f"note: {lora} was trained on {tiny}, not on {tmp_path / 'other'}" in others
+
+
 def test_several_sources_of_pairs(tiny, tmp_path):
     pairs = lines(tmp_path / "pairs.jsonl", *({"prompt": "a red", "chosen": "circle", "rejected": f"star {n}"} for n in range(3)))
     data = ["scene_pairs", str(pairs)]

@@ -62,6 +62,8 @@ def evaluate(
     refuse_others(out, model.facts)
     refuse_foreign(out)
     console = console or Console(stderr=True)
+    for note in loaded.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     done = []
     for task in dict.fromkeys(wanted.tasks):
         data = fixture(out / "fixture", task) if wanted.fixture else wanted.data
