@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from smolforge.evals.results import Task
     from smolforge.generation import Answer
     from smolforge.loading import Loaded
+    from smolforge.merging import Merged
     from smolforge.recipe import ImagesSection, Recipe
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "describe", "evaluate", "generate", "load", "score", "train"]
+__all__ = ["UserError", "describe", "evaluate", "generate", "load", "merge", "score", "train"]
 
 
 def load(
@@ -188,6 +189,24 @@ def train(recipe: Recipe | str | Path, *overrides: str) -> Path:
     if isinstance(recipe, Recipe) and overrides:
         raise UserError("overrides are for recipe files", mend="build the Recipe with these settings")
     return train_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
+
+
+def merge(run: str, out: str | Path, *, dtype: str | None = None) -> Merged:
+    """Adapters into the weights of their base model: a whole model in Hugging Face's format.
+
+    Args:
+        run: run folder, folder of adapters or Hub name.
+        dtype: of the saved weights; the base model's when left out.
+
+    Returns:
+        Where it is, and by how much log-probs on a text and a picture changed.
+
+    Raises:
+        UserError: no adapters, a folder that is not empty, or a merged model that says something else.
+    """
+    from smolforge.merging import merge_run
+
+    return merge_run(str(run), Path(out), dtype=dtype)
 
 
 def describe(name: str) -> Description:

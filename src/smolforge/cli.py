@@ -213,6 +213,18 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def merge(options: argparse.Namespace) -> int:
+    import smolforge
+
+    merged = smolforge.merge(options.run_folder, options.out, dtype=options.dtype)
+    where = " and ".join(merged.prompts)
+    print(f"merging changed no log-prob on {where} by more than {merged.difference:.1e} nats (float32)")
+    if merged.dtype != "float32":
+        print(f"saved in {merged.dtype}: {merged.saved:.2g} nats from float32, where the model with adapters is {merged.own:.2g}")
+    print(f"model: {merged.folder}")
+    return 0
+
+
 def describe(options: argparse.Namespace) -> int:
     import smolforge
 
@@ -361,6 +373,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("before", type=Path, help="folder of results")
     verb.add_argument("after", type=Path, help="folder of results on the same questions")
     verb.add_argument("--out", type=Path, metavar="FILE", help="the page (default: comparison.html in the second folder)")
+
+    verb = _verb(
+        verbs, merge, "a run's adapters into the weights of its base model, looked at before and after",
+        "smolforge merge runs/lora merged", "smolforge merge runs/lora merged --dtype float32",
+    )  # fmt: skip
+    verb.add_argument("run_folder", metavar="RUN", help="run, folder or Hub name with adapters")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder of the merged model")
+    verb.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the saved weights (default: the base model's)")
 
     verb = _verb(
         verbs, describe, "components, parameters, tokens; downloads no weights",
