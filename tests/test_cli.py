@@ -77,6 +77,38 @@ def test_describe_presets(capsys, preset, total, tokens):
     assert f"{tokens} tokens a tile" in out
 
 
+SUFFIXES = "[down_proj, o_proj, k_proj, q_proj, gate_proj, up_proj, v_proj]"
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "line"),
+    [
+        ("smolvlm-instruct", "dora", "11,269,248 || all params: 2,257,542,128 || trainable%: 0.4992"),
+        ("smolvlm-instruct", "lora", "10,536,960 || all params: 2,256,809,840"),
+        ("smolvlm-500m", "dora", "5,088,256 ||"),
+        ("smolvlm-500m", "lora", "4,784,128 ||"),
+        ("smolvlm-256m", "dora", "3,067,776 ||"),
+        ("smolvlm-256m", "lora", "2,884,608 ||"),
+    ],
+)
+def test_describe_what_a_recipe_trains(capsys, tmp_path, preset, method, line):
+    """Rank 8 on these suffixes of text model and tower: PEFT's own counts, worked out layer by layer."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {{name: {preset}}}\nadapters: {{method: {method}, r: 8, on: [text, vision], target_modules: {SUFFIXES}}}\n"
+        "data: [{source: rlaif_v}]\nobjective: {kind: dpo}\nrun: {dir: runs/x, steps: 1}\n"
+    )
+    code, out, _ = run(capsys, "describe", preset, "--recipe", recipe)
+    assert code == 0
+    assert f"trainable params: {line}" in out
+    assert run(capsys, "describe", "--recipe", recipe)[1] == out, "without a model it is the recipe's"
+
+
+def test_describe_needs_something(capsys):
+    code, _, err = run(capsys, "describe")
+    assert (code, err) == (1, "smolforge: nothing to describe; give a model, a recipe with --recipe, or both\n")
+
+
 def test_describe_a_folder(capsys, tiny):
     code, out, _ = run(capsys, "describe", tiny, "--json")
     about = json.loads(out)

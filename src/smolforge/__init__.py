@@ -209,12 +209,16 @@ def merge(run: str, out: str | Path, *, dtype: str | None = None) -> Merged:
     return merge_run(str(run), Path(out), dtype=dtype)
 
 
-def describe(name: str) -> Description:
+def describe(name: str, *, recipe: Recipe | str | Path | None = None) -> Description:
     """Components, parameter counts, image tokens and special tokens of a model or preset; reads no weights.
 
+    Args:
+        recipe: file, or built `Recipe`, whose adapters or frozen parts decide what counts as trainable.
+
     Raises:
-        UserError: not a model of the family.
+        UserError: not a model of the family, or a recipe that does not fit it.
     """
     from smolforge.description import describe as describe_
+    from smolforge.recipe import Recipe, load_recipe
 
-    return describe_(name)
+    return describe_(name, recipe=recipe if recipe is None or isinstance(recipe, Recipe) else load_recipe(recipe))

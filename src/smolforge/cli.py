@@ -227,8 +227,13 @@ def merge(options: argparse.Namespace) -> int:
 
 def describe(options: argparse.Namespace) -> int:
     import smolforge
+    from smolforge.recipe import load_recipe
 
-    about = smolforge.describe(options.model)
+    recipe = load_recipe(options.recipe) if options.recipe else None
+    name = options.model or (recipe.model.name if recipe else None)
+    if name is None:
+        raise UserError("nothing to describe", mend="give a model, a recipe with --recipe, or both")
+    about = smolforge.describe(name, recipe=recipe)
     if options.json:
         print(json.dumps(vars(about) | {"total": about.total, "trainable": about.trainable}))
         return 0
@@ -236,6 +241,8 @@ def describe(options: argparse.Namespace) -> int:
     print(f"{'component':<12}{'parameters':>16}{'trainable':>16}")
     for part, (total, trainable) in [*about.parameters.items(), ("total", (about.total, about.trainable))]:
         print(f"{part:<12}{total:>16,}{trainable:>16,}")
+    if recipe:
+        print(f"\n{about.share}")
     print(f"\ncontext          {about.context:,} tokens\nvocabulary       {about.vocabulary:,}")
     if about.image_tokens:
         print(f"image            {about.image_tokens} tokens a tile of {about.tile} x {about.tile} pixels")
@@ -385,11 +392,14 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(
         verbs, describe, "components, parameters, tokens; downloads no weights",
         "smolforge describe smolvlm-256m", "smolforge describe runs/captions --json",
+        "smolforge describe smolvlm-instruct --recipe recipes/dpo-smolvlm.yaml",
     )  # fmt: skip
     verb.add_argument(
         "model",
+        nargs="?",
         help="folder, .gguf file, Hub name, or preset (smolvlm-instruct, smolvlm-256m, smolvlm-500m, smolvlm2-2.2b, ...)",
     )
+    verb.add_argument("--recipe", metavar="FILE", help="what this recipe would train of it (default model: the recipe's)")
     verb.add_argument("--json", action="store_true", help="as JSON")
 
     verb = _verb(

@@ -9,13 +9,14 @@ import torch
 
 from smolforge.data.processor import VISION_TYPES, load_renderer
 from smolforge.data.tokenizer import BASE_TOKENS, FAMILY_TOKENS
+from smolforge.errors import ModelError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder
-from smolforge.model.adapters import is_adapter, load_adapters
+from smolforge.model.adapters import add_adapters, is_adapter, load_adapters
 from smolforge.model.build import CLASSES, count_parameters, read_config, shape_config
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.presets import PRESETS
-from smolforge.recipe import FreezeSection
+from smolforge.recipe import FreezeSection, Recipe
 
 SHOWN_TOKENS = (
     "<|im_start|>",
@@ -53,15 +54,23 @@ class Description:
     def trainable(self) -> int:
         return sum(trainable for _, trainable in self.parameters.values())
 
+    @property
+    def share(self) -> str:
+        """As PEFT's `print_trainable_parameters` says it."""
+        percent = 100 * self.trainable / self.total
+        return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {percent:.4f}"
 
-def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
+
+def describe(name: str, *, recipe: Recipe | None = None) -> Description:
     """Describe a folder, a .gguf file, a Hub name or a preset.
 
     Args:
-        freeze: what a recipe freezes; everything trains when left out. Of adapters, only they train.
+        recipe: what it would train: its adapters, or what it does not freeze. Without it everything trains; of a folder of
+            adapters, only they.
 
     Raises:
         ModelError: not a model of the family.
+        RecipeError: the recipe's adapters find no place in it.
     """
     shape = PRESETS.get(name) if not Path(name).exists() else None
     if shape is not None:
@@ -77,9 +86,13 @@ def describe(name: str, *, freeze: FreezeSection | None = None) -> Description:
     with torch.device("meta"):
         model = CLASSES[config.model_type][1](config)
         if shape is None and is_adapter(folder):
+            if recipe is not None:
+                raise ModelError("adapters already, and a recipe", where=name, mend="give the model below them, or no recipe")
             model = load_adapters(model, folder, trainable=True, weights=False).base_model.model
+        elif recipe is not None and recipe.adapters is not None:
+            model = add_adapters(model, recipe.adapters, base=name).base_model.model
         else:
-            apply_freeze(model, freeze or FreezeSection())
+            apply_freeze(model, recipe.freeze if recipe else FreezeSection())
     vision = config.model_type in VISION_TYPES
     text = config.text_config if vision else config
     side = config.vision_config.image_size // config.vision_config.patch_size if vision else 0
