@@ -128,7 +128,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if "mmhal" not in options.tasks:
         _refuse(options, ("judge",), "is for the task mmhal")
     import smolforge
-    from smolforge.evals.tables import table
+    from smolforge.report import table
 
     settings = dict(
         data=options.data, prompts=options.prompts, split=options.split or "train", limit=options.limit, fixture=options.fixture,
@@ -190,7 +190,7 @@ def _evaluate_predictions(options: argparse.Namespace) -> int:
     if "clipscore" not in options.metrics:
         _refuse(options, ("clip",), "is for clipscore")
     from smolforge.evals.predictions import score_predictions
-    from smolforge.evals.tables import table
+    from smolforge.report import table
 
     task = score_predictions(
         file, options.metrics, references=options.references, out=options.out, frequencies=options.frequencies, clip=options.clip,

@@ -91,6 +91,11 @@ class Record:
         return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
 
     @property
+    def words(self) -> str:
+        """The prompt's texts, as a person reads them."""
+        return "\n".join(part for message in self.messages for part in message.content if isinstance(part, str))
+
+    @property
     def prompt(self) -> Record:
         """The record without its responses: what a model is asked."""
         return replace(self, responses=())

@@ -25,22 +25,13 @@ from transformers.models.smolvlm.processing_smolvlm import SmolVLMProcessor
 from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
 from transformers.video_utils import VideoMetadata, read_video_pyav
 
-from smolforge.data import video
+from smolforge.data import film
+from smolforge.data.film import Timeline, timeline
 from smolforge.data.media import open_picture, tile_pixels
 from smolforge.data.pipeline import decode_pictures
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Example, Renderer
-from smolforge.data.video import (
-    VLMEVALKIT_SYSTEM,
-    Timeline,
-    VideoSampling,
-    VideoStyle,
-    count_frames,
-    in_words,
-    sample_frames,
-    timeline,
-    video_parts,
-)
+from smolforge.data.video import VLMEVALKIT_SYSTEM, VideoSampling, VideoStyle, count_frames, in_words, sample_frames, video_parts
 from smolforge.errors import DataError, MediaError
 from smolforge.records import Media, Message, Part, Record
 
@@ -292,14 +283,14 @@ def test_sought_frames_equal_those_of_a_full_decoding(kind: str, tmp_path: Path)
 def test_few_frames_are_decoded(kind: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 240 frames with a key frame every 12, four: each takes its group's first frames at most. A GIF has one group."""
     path = write(tmp_path / f"a.{kind}", CODECS[kind], shown=range(240))
-    decoded, shown = [], video._shown
+    decoded, shown = [], film._shown
 
     def counted(*arguments):
         for item in shown(*arguments):
             decoded.append(item)
             yield item
 
-    monkeypatch.setattr(video, "_shown", counted)
+    monkeypatch.setattr(film, "_shown", counted)
     assert len(frames_of(video_parts(path, max_frames=4))) == 4
     assert len(decoded) <= most
 
@@ -365,7 +356,7 @@ class Calls:
     def __init__(self, patch: pytest.MonkeyPatch, *names: str) -> None:
         self.seen = dict.fromkeys(names, 0)
         for name in names:
-            patch.setattr(video, name, self._counted(name, getattr(video, name)))
+            patch.setattr(film, name, self._counted(name, getattr(film, name)))
 
     def _counted(self, name, function):
         def counted(*arguments):
@@ -384,7 +375,7 @@ def test_eight_videos_and_questions_about_them(tmp_path: Path, real: Renderer, m
     """Three questions a video in the order of a shuffled table: rendering them reads each video once and makes no picture.
     Preparing them decodes each video once when its questions follow each other, and rendering them again opens none."""
     videos = [write(tmp_path / f"{number}.mp4", shown=range(60 + number)) for number in range(8)]
-    calls, hashed = Calls(monkeypatch, "_opened", "_decode", "_upright"), video._content.cache_info().misses
+    calls, hashed = Calls(monkeypatch, "_opened", "_decode", "_upright"), film._content.cache_info().misses
     asked = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 3)).tolist()
     examples = [render(real, video_parts(videos[number], max_frames=2)) for number in asked]
     assert calls() == (8, 0, 0)
@@ -397,18 +388,18 @@ def test_eight_videos_and_questions_about_them(tmp_path: Path, real: Renderer, m
     for number in sorted(range(24), key=lambda number: asked[number]):
         render(real, video_parts(videos[asked[number]], max_frames=2))
     assert calls() == (0, 0, 0)
-    assert video._content.cache_info().misses - hashed == 8
+    assert film._content.cache_info().misses - hashed == 8
 
 
 def test_a_video_is_read_once_though_others_lie_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write(tmp_path / "0.mp4", shown=range(12))
     videos = [first, *(Path(shutil.copy(first, tmp_path / f"{number}.mp4")) for number in range(1, 100))]
-    calls, hashed = Calls(monkeypatch, "_opened"), video._content.cache_info().misses
+    calls, hashed = Calls(monkeypatch, "_opened"), film._content.cache_info().misses
     for _ in range(3):
         for path in videos:
             _ = open_picture(video_parts(path)[1]).key
     assert calls() == (100,)
-    assert video._content.cache_info().misses - hashed == 100
+    assert film._content.cache_info().misses - hashed == 100
 
 
 def test_a_frames_name_is_its_content(clip: Path, tmp_path: Path) -> None:
@@ -471,7 +462,7 @@ def test_pictures_hold_no_frames(tmp_path: Path) -> None:
     tiles = [picture.pixels() for picture in pictures]
     frames = [weakref.ref(frame) for frame in frames_of(parts)]
     assert all(frame() is not None for frame in frames)
-    video._decoded.cache_clear()
+    film._decoded.cache_clear()
     assert [frame() for frame in frames] == [None] * len(tiles) == [None] * 2
 
 

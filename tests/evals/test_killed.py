@@ -55,7 +55,7 @@ def _evaluate(arguments: list[str], cache: Path, log: Path) -> None:
 def start(brief: Path) -> Callable[..., BaseProcess]:
     """Evaluate every task's fixture, in a process of its own that can be killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["smolforge.evals.evaluate", "smolforge.evals.tables", "av", __name__])
+    context.set_forkserver_preload(["smolforge.evals.evaluate", "smolforge.report.tables", "av", __name__])
 
     def start(out: Path, cache: Path) -> BaseProcess:
         arguments = ["evaluate", brief, "--tasks", "all", "--fixture", "--prompts", ",".join(PROTOCOLS), "--device", "cpu"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,12 +28,14 @@ from smolforge.generation import Answer, Sampling, continue_group, plan
 from smolforge.loading import Loaded
 from smolforge.machine import versions
 from smolforge.model.adapters import weights_fingerprint
-from smolforge.records import Record, Response, fingerprint
+from smolforge.records import Response, fingerprint
 from smolforge.store import Store
 
 FORMAT = 2  # raise it when the same prompt and weights would give another answer
 SAY_SECONDS = 10  # between lines where no bar can be drawn
 RESERVE = 64  # positions that a long prompt leaves free; an answer may take all that are left
+
+Group = list[tuple[str, Question]]  # questions that are answered side by side, and the keys of their answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +107,13 @@ def answer(
     """
     asked, prompts = _rendered(model, questions, skips, what)
     keys = [fingerprint(prompt.key, question.max_new_tokens) for prompt, question in zip(prompts, asked)]
-    pictured = {asked[number].id for number in sample(len(asked), pictures.MOST)} if out is not None else set()
+    copies = {asked[number].id: out for number in sample(len(asked), pictures.MOST)} if out is not None else {}
     distinct = list({key: number for number, key in reversed([*enumerate(keys)])}.values())[::-1]  # one prompt is asked once
     room = max((question.max_new_tokens for question in asked), default=0)
     absent = model.answers.missing(keys)
     groups = ([distinct[place] for place in group] for group in plan([prompts[number] for number in distinct], room))
-    todo = [left for group in groups if (left := [number for number in group if keys[number] in absent])]
-    broken, fresh = _generate(
-        model,
-        [[asked[n] for n in group] for group in todo],
-        [[keys[n] for n in group] for group in todo],
-        len(distinct),
-        console,
-        what,
-        out,
-        pictured,
-    )
+    todo = [[(keys[number], asked[number]) for number in group if keys[number] in absent] for group in groups]
+    broken, fresh = _generate(model, [group for group in todo if group], len(distinct), copies, console, what)
     for question, key in zip(asked, keys):
         if key in broken:
             skips.add(broken[key].what, f"{what}[{question.id}]: {broken[key]}")
@@ -129,14 +122,14 @@ def answer(
         question.id: Kept(
             answer=_from_bytes(kept[key]),
             changes=prompt.changes,
-            pictures=pictures.names(prompt) if question.id in pictured else (),
+            pictures=pictures.names(prompt) if question.id in copies else (),
         )
         for question, prompt, key in zip(asked, prompts, keys)
         if key in kept
     }
     for question in asked:
-        if out is not None and question.id in answers:
-            pictures.copy_missing(out, question.record, answers[question.id].pictures)
+        if question.id in copies and question.id in answers:
+            pictures.copy_missing(copies[question.id], question.record, answers[question.id].pictures)
     return answers, fresh
 
 
@@ -145,7 +138,7 @@ def _rendered(model: Measured, questions: Sequence[Question], skips: Skips, what
     asked, prompts = [], []
     for question in questions:
         try:
-            example = model.loaded.renderer.render(_with_options(question), reserve=min(question.max_new_tokens, RESERVE))
+            example = _render(model, question)
         except DataError as error:
             skips.add(error.what, f"{what}[{question.id}]: {error}")
             continue
@@ -157,16 +150,14 @@ def _rendered(model: Measured, questions: Sequence[Question], skips: Skips, what
 
 
 def _generate(
-    model: Measured,
-    groups: Sequence[Sequence[Question]],
-    keys: Sequence[Sequence[str]],
-    total: int,
-    console: Console,
-    what: str,
-    out: Path | None,
-    pictured: Collection[str],
+    model: Measured, groups: Sequence[Group], total: int, copies: Mapping[str, Path], console: Console, what: str
 ) -> tuple[dict[str, DataError], int]:
     """Answer groups of questions and keep each group's answers at once; the next group is decoded meanwhile.
+
+    Args:
+        groups: questions that go on side by side, each with the key that its answer is kept by.
+        total: questions, those that were answered before included.
+        copies: folder for small copies of a question's pictures, by its id.
 
     Returns:
         Why the prompts that could not be decoded could not, by key; and how many answers were generated.
@@ -175,18 +166,18 @@ def _generate(
     fresh, left = 0, sum(map(len, groups))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, ThreadPoolExecutor(1) as ahead:
         shown = bar.add_task(what, total=total, completed=total - left)
-        prepared = [ahead.submit(_prepare, model, group, out, pictured) for group in groups[:1]]
+        prepared = [ahead.submit(_prepare, model, group, copies) for group in groups[:1]]
         told = began = time.monotonic()
-        for number, (group, names) in enumerate(zip(groups, keys)):
+        for number, group in enumerate(groups):
             ready, failed = prepared.pop().result()
-            prepared = [ahead.submit(_prepare, model, after, out, pictured) for after in groups[number + 1 : number + 2]]
-            broken |= {names[place]: why for place, why in failed.items()}
-            going = [place for place in range(len(group)) if place not in failed]
+            prepared = [ahead.submit(_prepare, model, after, copies) for after in groups[number + 1 : number + 2]]
+            broken |= failed
+            going = [(key, question) for key, question in group if key not in failed]
             if going:
-                limits = [group[place].max_new_tokens for place in going]
+                limits = [question.max_new_tokens for _, question in going]
                 sampling = Sampling(max_new_tokens=max(limits))
                 got = continue_group(model.loaded.model, model.loaded.renderer, ready, sampling, limits=limits)
-                model.answers.put({names[place]: _to_bytes(one) for place, one in zip(going, got)})
+                model.answers.put({key: _to_bytes(one) for (key, _), one in zip(going, got)})
             fresh, left = fresh + len(going), left - len(group)
             bar.advance(shown, len(group))
             if not console.is_terminal and fresh and time.monotonic() - told > SAY_SECONDS:
@@ -214,30 +205,25 @@ def rate(
     ]
 
 
-def _with_options(question: Question) -> Record:
+def _render(model: Measured, question: Question) -> Example:
+    """A question's prompt with its options as branches. Raises DataError."""
     options = tuple(Response(text=option, kind="option", closes=False) for option in question.options)
-    return replace(question.record, responses=options)
+    record = replace(question.record, responses=options)
+    return model.loaded.renderer.render(record, reserve=min(question.max_new_tokens, RESERVE))
 
 
-def _prepare(
-    model: Measured, questions: Sequence[Question], out: Path | None, pictured: Collection[str]
-) -> tuple[list[Example], dict[int, DataError]]:
-    """Prompts with their pictures decoded, in order, and by place those whose pictures cannot be.
-
-    Args:
-        pictured: ids of the questions whose pictures are copied to `out`.
-    """
+def _prepare(model: Measured, group: Group, copies: Mapping[str, Path]) -> tuple[list[Example], dict[str, DataError]]:
+    """Prompts with their pictures decoded, in order, and by key those whose pictures cannot be."""
     ready: list[Example] = []
-    failed: dict[int, DataError] = {}
+    failed: dict[str, DataError] = {}
     decoded: dict = {}
-    for place, question in enumerate(questions):
-        reserve = min(question.max_new_tokens, RESERVE)
+    for key, question in group:
         try:
-            example = decode_pictures(model.loaded.renderer.render(_with_options(question), reserve=reserve), decoded)
-            if out is not None and question.id in pictured:
-                pictures.copy(out, [image.picture for image in example.images])
+            example = decode_pictures(_render(model, question), decoded)
+            if question.id in copies:
+                pictures.copy(copies[question.id], [image.picture for image in example.images])
         except DataError as error:
-            failed[place] = error
+            failed[key] = error
             continue
         ready.append(example)
     return ready, failed

@@ -16,7 +16,7 @@ from smolforge.evals.fixtures import write_fixture
 from smolforge.evals.names import TASKS
 from smolforge.evals.preference import preference, write_preference
 from smolforge.evals.results import Task, refuse_foreign, refuse_others
-from smolforge.evals.rows import open_rows
+from smolforge.evals.rows import findable, open_rows
 from smolforge.evals.runner import run_task
 from smolforge.loading import Loaded
 from smolforge.objectives.comparison import by_source, lines
@@ -104,13 +104,8 @@ def check(wanted: Wanted) -> None:
     if wanted.data and all(task in BENCHMARKS and BENCHMARKS[task].drawn for task in wanted.tasks):
         raise DataError(f"{', '.join(wanted.tasks)} is drawn and takes no data", mend="leave --data out")
     for task in wanted.tasks:
-        if task not in BENCHMARKS or BENCHMARKS[task].drawn:
-            continue
-        place = place_of(task, wanted.data, wanted.tasks)
-        if place is None and not BENCHMARKS[task].hub:
-            raise DataError("is not on the Hub", where=task, mend=f"give its folder with --data; {BENCHMARKS[task].source}")
-        if place is not None and not place.exists():
-            raise DataError("no such file or folder", where=place, mend=f"give a folder with the rows of {task}")
+        if task in BENCHMARKS and not BENCHMARKS[task].drawn:
+            findable(task, BENCHMARKS[task], place_of(task, wanted.data, wanted.tasks))
 
 
 def place_of(task: str, data: Sequence[str], tasks: Sequence[str]) -> Path | None:

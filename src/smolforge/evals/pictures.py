@@ -12,7 +12,7 @@ from smolforge.records import Record
 
 THUMBNAIL = 320  # longest edge, in pixels
 SHOWN = 4  # pictures kept of one question; a video has more frames
-MOST = 5000  # questions whose pictures are kept, a sample of all: about 100 MB
+MOST = 5000  # questions whose pictures are kept, a sample of all, so that a large table does not fill the disk
 
 
 def names(prompt: Example) -> tuple[str, ...]:

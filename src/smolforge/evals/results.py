@@ -3,7 +3,7 @@
 results.json                       every task's scores with intervals, what was skipped, the model, versions
 predictions/pope.lmms-eval.jsonl   one line a question: answer, what was understood, what it adds to the scores
 pictures/                          small copies of the pictures that were asked about
-cost.json                          seconds, questions a second, peak memory; these differ from run to run, the rest does not
+cost.json                          of each task's last attempt: seconds, answers generated, peak memory; differs from run to run
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def refuse_others(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
 
 def refuse_foreign(folder: Path) -> None:
     """Raises DataError for a folder with other things than results."""
-    others = sorted(one.name for one in folder.iterdir() if one.name not in OURS) if folder.is_dir() else []
+    names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+    others = sorted(name for name in names if name not in OURS and not name.endswith(".draft"))  # a kill may leave a draft
     if others:
         raise DataError(f"holds other things, such as {others[0]}", where=folder, mend="choose a folder of its own with --out")
 
@@ -144,9 +145,8 @@ def read_predictions(folder: Path, key: str) -> list[Prediction]:
 
 def _predictions(file: Path) -> Iterator[Prediction]:
     try:
-        lines = file.read_text(encoding="utf-8").split(
-            "\n"
-        )  # splitlines would break at other characters, which JSON leaves as they are
+        # Not splitlines(): U+2028 and its like may stand inside a string.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"not predictions ({error})", where=file, mend=AGAIN) from error
     for number, line in enumerate(lines):

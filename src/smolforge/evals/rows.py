@@ -76,6 +76,7 @@ def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:
     Raises:
         DataError: nothing there, or other columns than it needs.
     """
+    findable(name, benchmark, data)
     if data is None and benchmark.files:
         folder = dataset_folder(benchmark.hub, benchmark.files, revision=benchmark.revision)
         rows = replace(_local(name, benchmark, folder), where=benchmark.hub)
@@ -86,8 +87,7 @@ def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:
         tables = [(config, hub_table(hub, config or None, benchmark.split, revision=revision)) for config in configs]
         rows = Rows(name=name, where=benchmark.hub, base=base, tables=tables)
     elif data is None:
-        if not benchmark.drawn or benchmark.rows is None:
-            raise DataError("is not on the Hub", where=name, mend=f"give its folder with --data; {benchmark.source}")
+        assert benchmark.rows is not None, f"{name} is drawn by nothing"
         rows = Rows(name=name, where="its own drawings", base=None, tables=[("", benchmark.rows(Path()))])
     else:
         rows = _local(name, benchmark, data)
@@ -95,9 +95,15 @@ def open_rows(name: str, benchmark: Benchmark, data: Path | None) -> Rows:
     return rows
 
 
-def _local(name: str, benchmark: Benchmark, data: Path) -> Rows:
-    if not data.exists():
+def findable(name: str, benchmark: Benchmark, data: Path | None) -> None:
+    """What can be said of `open_rows`' arguments before anything is read. Raises DataError."""
+    if data is None and not benchmark.hub and not benchmark.drawn:
+        raise DataError("is not on the Hub", where=name, mend=f"give its folder with --data; {benchmark.source}")
+    if data is not None and not data.exists():
         raise DataError("no such file or folder", where=data, mend=f"give a folder with the columns of {benchmark.hub or name}")
+
+
+def _local(name: str, benchmark: Benchmark, data: Path) -> Rows:
     base = data if data.is_dir() else data.parent
     mend = f"give rows with {', '.join(benchmark.columns)} as metadata.jsonl, Parquet or a saved dataset"
     folders = [config for config in benchmark.configs if (data / config).is_dir()]

@@ -22,7 +22,6 @@ from smolforge.evals.results import Prediction, Task, measure_facts, write_task
 from smolforge.evals.rows import Rows, sample
 from smolforge.files import write_whole
 from smolforge.machine import forget_peak, peak_memory
-from smolforge.records import Media, Record
 
 
 def run_task(
@@ -66,7 +65,7 @@ def run_task(
     assert len(scored) == len(asked), f"{len(scored)} scored of {len(asked)} asked"
     predictions = [
         Prediction(
-            id=question.id, prompt=_text(question.record), answer=got.text, tokens=got.tokens, finished=got.finished,
+            id=question.id, prompt=question.record.words, answer=got.text, tokens=got.tokens, finished=got.finished,
             facts=question.facts, sums=one.sums, read=one.read, marks=one.marks, pictures=tuple(answers[question.id].pictures),
             changes=tuple(answers[question.id].changes), options=dict(zip(question.options, got.logprobs)),
         )
@@ -117,11 +116,6 @@ def ask(benchmark: Benchmark, rows: Rows, protocol: Protocol, limit: int | None,
 def _given(kept: Kept) -> Given:
     one = kept.answer
     return Given(text=one.text, tokens=one.tokens, finished=one.finished, logprobs=one.logprobs)
-
-
-def _text(record: Record) -> str:
-    """The prompt's words, as a person reads them."""
-    return "\n".join(part for message in record.messages for part in message.content if not isinstance(part, Media))
 
 
 # --- cost ----------------------------------------------------------------------------------------------------------------

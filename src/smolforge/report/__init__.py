@@ -3,6 +3,7 @@
 write_report       one run, or several side by side
 write_comparison   two evaluations against each other, what got worse first
 comparison_lines   the same for the terminal
+table              scores for the terminal
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from smolforge.report.comparison import compare_folders, comparison_lines, write
 from smolforge.report.page import page, save
 from smolforge.report.run import read_run, run_sections
 from smolforge.report.runs import runs_page
+from smolforge.report.tables import table
 
-__all__ = ["compare_folders", "comparison_lines", "write_comparison", "write_report"]
+__all__ = ["compare_folders", "comparison_lines", "table", "write_comparison", "write_report"]
 
 
 def write_report(*folders: Path, out: Path | None = None) -> Path:

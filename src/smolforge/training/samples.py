@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from smolforge.data.pipeline import Stream, prepare
+from smolforge.data.render import Example
 from smolforge.errors import DataError
 from smolforge.files import write_whole
 from smolforge.generation import Sampling, generate
 from smolforge.model.tree import TreeModel
 from smolforge.recipe import EvalSection
-from smolforge.records import Media, Record
+from smolforge.records import Record
 from smolforge.training.runtime import Runtime
 
 
@@ -26,15 +27,13 @@ def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, sec
     Args:
         when: names the file: "before", "after" or "step-100".
     """
-    picked = list(_pick(stream, section.samples))
-    prompts = []
-    for record in picked:
-        prompts.append(prepare(record.prompt, stream.renderer, reserve=section.max_new_tokens))
+    picked = list(_pick(stream, section))
+    prompts = [example for _, example in picked]
     model.eval()
     answers = generate(model, stream.renderer, prompts, Sampling(max_new_tokens=section.max_new_tokens))
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for number, (record, example, answer) in enumerate(zip(picked, prompts, answers)):
+    for number, ((record, example), answer) in enumerate(zip(picked, answers)):
         pictures = []
         for place, image in enumerate(example.images):
             name = f"{number}-{place}.jpg"
@@ -42,29 +41,29 @@ def write_samples(folder: Path, when: str, model: TreeModel, stream: Stream, sec
             thumbnail.thumbnail((384, 384))
             thumbnail.save(folder / name, quality=90)
             pictures.append(name)
-        text = "\n".join(p for m in record.messages for p in m.content if not isinstance(p, Media))
         references = [response.text for response in record.responses]
         kinds = [response.kind for response in record.responses]
-        line = {"id": record.name, "prompt": text, "pictures": pictures, "references": references, "kinds": kinds}
+        line = {"id": record.name, "prompt": record.words, "pictures": pictures, "references": references, "kinds": kinds}
         lines.append(line | {"answer": answer.text, "tokens": answer.tokens})
     content = "".join(json.dumps(line) + "\n" for line in lines)
     write_whole(folder / f"{when}.jsonl", content)
     return lines
 
 
-def _pick(stream: Stream, number: int) -> Iterator[Record]:
-    """The first records of the stream that can be rendered; measuring the loss has told of the others."""
+def _pick(stream: Stream, section: EvalSection) -> Iterator[tuple[Record, Example]]:
+    """The first records that can be rendered, and their prompts, decoded; measuring the loss has told of the others."""
     found = 0
     for index in range(stream.num_rows):
-        if found == number:
+        if found == section.samples:
             return
         try:
             record = stream.record(index)
-            prepare(record, stream.renderer)
+            stream.renderer.render(record)
+            example = prepare(record.prompt, stream.renderer, reserve=section.max_new_tokens)
         except DataError:
             continue
         found += 1
-        yield record
+        yield record, example
 
 
 def mean_answer(samples: list[dict[str, Any]]) -> dict[str, float]:
