@@ -115,7 +115,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     file = folder / "results.json"
     if not file.is_file():
-        raise DataError("no results there", where=folder, mend="give a folder that `smolforge evaluate` wrote")
+        below = sorted(str(one.parent) for one in (folder / "evaluation").glob("*/results.json"))  # a run was given
+        mend = f"give one of {', '.join(below)}" if below else "give a folder that `smolforge evaluate` wrote"
+        raise DataError("no results there", where=folder, mend=mend)
     content = _read(file)
     try:
         content["tasks"] = {key: _task(task) for key, task in content["tasks"].items()}
