@@ -456,7 +456,7 @@ def test_a_pair_without_rejected(tiny, tmp_path, shown, fails):
     out, err = shown(*arguments)
     assert "1 pairs" in err
     assert "dropped 1 examples: a pair without rejected" in err
-    assert "1 rows: a pair without rejected" in out
+    assert "1 row: a pair without rejected" in out
     assert read_results(tmp_path / "out")["tasks"]["preference.log-probs"].skipped == {"a pair without rejected": 1}
 
 

@@ -137,11 +137,12 @@ def test_a_line_that_is_no_prediction(folder, line):
         read_predictions(folder, "pope.lmms-eval")
 
 
-def test_a_run_is_no_results_but_has_some(tmp_path, folder):
-    (tmp_path / "run" / "evaluation").mkdir(parents=True)
-    folder.rename(tmp_path / "run" / "evaluation" / "SFT")
-    with pytest.raises(DataError, match="run: no results there; give one of .*run/evaluation/SFT"):
-        read_results(tmp_path / "run")
+def test_a_run_is_no_results_but_has_some(folder):
+    below = folder / "evaluation" / "SFT"
+    below.mkdir(parents=True)
+    (folder / "results.json").rename(below / "results.json")
+    with pytest.raises(DataError, match=r"no results there; give one of .*evaluation/SFT"):
+        read_results(folder)
 
 
 def test_nothing_there(tmp_path, folder):
