@@ -68,7 +68,7 @@ def test_a_merged_model_that_says_something_else_is_not_written(run, tmp_path, m
     """As a merge that forgets an adapter would."""
 
     def forgets(tree):
-        tree.model = tree.adapters.pop().unload()
+        tree.model = tree.adapters.pop().handle.unload()
 
     monkeypatch.setattr(merging, "merge", forgets)
     with pytest.raises(ModelError, match=r"merging changed log-probs by .* nats; keep the adapters beside the model"):

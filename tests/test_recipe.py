@@ -356,7 +356,7 @@ def test_which_losses_need_a_reference() -> None:
         (["adapters={method: prefix, token: 4}"], "unknown key adapters.token; did you mean tokens?"),
         (["adapters={method: prefix, hidden: 4}"], "set projection: true"),
         (["adapters={method: pissa, init: gaussian}"], "leave init out"),
-        (["adapters={method: adalora, r: 16}"], "it cannot be below r"),
+        (["adapters={method: adalora, r: 16}"], "it must be above r"),
         (["adapters={method: lora, on: [connector], train: [connector]}"], "leave it out of on or of train"),
         (["quantize={kind: nf4}"], "quantised weights cannot be trained themselves; give adapters"),
         (["adapters={method: dora}", "quantize={kind: int8}"], "use nf4, fp4, or lora"),

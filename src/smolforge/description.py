@@ -88,9 +88,9 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
         if shape is None and is_adapter(folder):
             if recipe is not None:
                 raise ModelError("adapters already, and a recipe", where=name, mend="give the model below them, or no recipe")
-            model = load_adapters(model, folder, trainable=True, weights=False).base_model.model
+            model = load_adapters(model, folder, weights=False).whole
         elif recipe is not None and recipe.adapters is not None:
-            model = add_adapters(model, recipe.adapters, base=name).base_model.model
+            model = add_adapters(model, recipe.adapters, base=name).whole
         else:
             apply_freeze(model, recipe.freeze if recipe else FreezeSection())
     vision = config.model_type in VISION_TYPES

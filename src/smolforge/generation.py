@@ -18,7 +18,7 @@ from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.render import Example, Renderer
 from smolforge.data.share import Shared, families, share
 from smolforge.errors import ModelError
-from smolforge.model.attention import Attend, tree_attention
+from smolforge.model.attention import Attend, Prefix, tree_attention
 from smolforge.model.tree import TreeModel
 
 MAX_PROMPTS = 64  # continued side by side
@@ -190,7 +190,7 @@ def _continue(
             for cache in caches:
                 cache.keep(going.to(device))
         hidden = model.decoder.embed_tokens(tokens.to(device))
-        hidden = model.decode(hidden, lengths + number, [cache.extend(number) for cache in caches])
+        hidden = model.decode(hidden, lengths + number, [cache.extend(number) for cache in caches], begins=False)
     return answers, scores
 
 
@@ -225,6 +225,7 @@ class _Cache:
 
     keys: torch.Tensor
     values: torch.Tensor
+    prefix: Prefix | None = None  # what all prompts see besides
 
     def __init__(self, index: torch.Tensor, lengths: torch.Tensor) -> None:
         self.index, self.lengths = index, lengths
@@ -232,10 +233,11 @@ class _Cache:
     def fill(self, attend: Attend) -> Attend:
         """Attend in the packed row and keep its keys and values. A prefix that prompts share is copied to each."""
 
-        def kept(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        def kept(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
+            self.prefix = prefix
             room = k.new_zeros(len(self.index), ROOM, *k.shape[1:])
             self.keys, self.values = torch.cat([k[self.index], room], 1), torch.cat([v[self.index], room], 1)
-            return attend(q, k, v, scale)
+            return attend(q, k, v, scale, prefix)
 
         return kept
 
@@ -246,7 +248,7 @@ class _Cache:
     def extend(self, number: int) -> Attend:
         """Attend from new token `number` of each prompt to everything before it."""
 
-        def one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        def one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
             prompts = torch.arange(len(q), device=q.device)
             last = self.lengths + number  # (B,) place of the new token
             so_far = self.index.shape[1] + number + 1
@@ -260,7 +262,13 @@ class _Cache:
             scores = torch.einsum("bghe,bmge->bghm", q, keys) * scale
             seen = torch.arange(so_far, device=q.device) <= last[:, None]  # (B, M)
             scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
-            shares = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-            return torch.einsum("bghm,bmge->bghe", shares, values).flatten(1, 2)
+            if self.prefix is None:
+                shares = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
+                return torch.einsum("bghm,bmge->bghe", shares, values).flatten(1, 2)
+            ahead = torch.einsum("bghe,nge->bghn", q, self.prefix[0]) * scale  # virtual tokens, the same for all prompts
+            shares = torch.cat([ahead, scores], -1).softmax(-1, dtype=torch.float32).to(v.dtype)
+            of_ahead, of_own = shares.split([ahead.shape[-1], so_far], -1)
+            out = torch.einsum("bghn,nge->bghe", of_ahead, self.prefix[1]) + torch.einsum("bghm,bmge->bghe", of_own, values)
+            return out.flatten(1, 2)
 
         return one

@@ -11,7 +11,7 @@ from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
 from smolforge.errors import ModelError
 from smolforge.hub import MODEL_FILES, local_folder
-from smolforge.model.adapters import base_of, is_adapter, load_adapters
+from smolforge.model.adapters import base_of, is_adapter, load_adapters, read_about, refuse_another_base
 from smolforge.model.build import load_model
 from smolforge.model.tree import TreeModel
 from smolforge.recipe import ImagesSection
@@ -61,19 +61,19 @@ def load(
         if not is_adapter(beside):
             raise ModelError("holds no adapters", where=adapter, mend="give it as the model itself")
         merge(model)
-        model.adapters = [load_adapters(model.model, beside)]
+        _put_beside(model, beside)
         model.to(place).eval()
         theirs = base_of(beside)[0]
-        if theirs != name and Path(theirs).resolve() != folder.resolve():
+        if not read_about(beside).get("base_fingerprint") and theirs != name and Path(theirs).resolve() != folder.resolve():
             notes = (f"{adapter} was trained on {theirs}, not on {name}",)
+        folder = beside
+    if is_adapter(folder) and (kept := read_about(folder).get("quantize")):
+        notes += (f"the adapters were trained beside {kept['kind']} weights; here they stand beside the full-precision ones",)
     return Loaded(model=model, renderer=renderer, folder=folder, notes=notes)
 
 
-def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device, trainable: bool = False) -> TreeModel:
+def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device) -> TreeModel:
     """The TreeModel of a folder, normalising pixels as its renderer's picture rules say; with its adapters, if it has some.
-
-    Args:
-        trainable: whether the adapters are to be trained further.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -81,13 +81,19 @@ def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.dev
     if is_adapter(folder):
         tree = load_tree(local_folder(*base_of(folder)), renderer, dtype=dtype, device=device)
         merge(tree)
-        tree.adapters = [load_adapters(tree.model, folder, trainable=trainable)]
+        _put_beside(tree, folder)
         return tree.to(device).eval()
     weights = load_model(folder, dtype=getattr(torch, dtype), device=device)
     model = TreeModel(weights)
     if renderer.images is not None:
         model = TreeModel(weights, mean=renderer.images.mean, std=renderer.images.std)
     return model.to(device).eval()
+
+
+def _put_beside(tree: TreeModel, folder: Path) -> None:
+    """Put a folder's adapters on a model, which must be the one that they belong to. Raises as `load_tree`."""
+    refuse_another_base(tree.model, folder)
+    tree.attach(load_adapters(tree.model, folder))
 
 
 def same_tokenizer(renderer: Renderer, other: Renderer, name: object) -> None:
@@ -101,9 +107,20 @@ def same_tokenizer(renderer: Renderer, other: Renderer, name: object) -> None:
 
 
 def merge(tree: TreeModel) -> None:
-    """Add the adapters, if there are some, to the weights they stand beside."""
+    """Add the adapters, if there are some, to the weights they stand beside.
+
+    Raises:
+        ModelError: these cannot be.
+    """
     if tree.adapters:
-        tree.model = tree.adapters.pop().merge_and_unload()
+        adapters = tree.adapters[0]
+        if adapters.why_not_merged:
+            raise ModelError(
+                f"{adapters.about.get('method', 'these adapters')} cannot be merged: {adapters.why_not_merged}",
+                mend="use them beside their base model, or train lora, dora, rslora, pissa, adalora, vera or ia3",
+            )
+        tree.model = adapters.merged()
+        tree.adapters.clear()
 
 
 def base_folder(folder: Path, *, files: tuple[str, ...] = MODEL_FILES) -> Path:

@@ -23,13 +23,11 @@ from smolforge.data.sources.tables import open_source
 from smolforge.errors import ModelError, RecipeError
 from smolforge.loading import base_folder, load, load_tree
 from smolforge.model.adapters import (
-    adapters_off,
     add_adapters,
     base_of,
     is_adapter,
     linear,
     weights_fingerprint,
-    write_weights,
 )
 from smolforge.model.build import component, load_model
 from smolforge.model.tree import TreeModel
@@ -44,7 +42,7 @@ def fresh(folder: Path) -> TreeModel:
 def adapted(folder: Path, *, random: bool = True, **settings: Any) -> TreeModel:
     """A model with adapters; `random` moves them away from their start, at which they change nothing."""
     model = fresh(folder)
-    model.adapters = [add_adapters(model.model, LoraSection(**settings), base=folder)]
+    model.attach(add_adapters(model.model, LoraSection(**settings), base=folder))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -129,7 +127,7 @@ def test_off_is_the_base_model_bit_for_bit(tiny, method, on):
         base = fresh(tiny)(batch)
     model = adapted(tiny, method=method, on=on)
     before, trains = model(batch).detach(), trainable(model)
-    with adapters_off(model.model), torch.no_grad():
+    with model.adapters[0].off(), torch.no_grad():
         assert torch.equal(model(batch), base)
     assert not torch.allclose(before, base, atol=1e-3)
     assert trainable(model) == trains
@@ -139,7 +137,7 @@ def test_off_is_the_base_model_bit_for_bit(tiny, method, on):
 def test_off_ends_with_an_error_too(tiny):
     model = adapted(tiny)
     trains = trainable(model)
-    with pytest.raises(ZeroDivisionError), adapters_off(model.model):
+    with pytest.raises(ZeroDivisionError), model.adapters[0].off():
         _ = 1 / 0
     assert trainable(model) == trains
 
@@ -156,7 +154,7 @@ def test_loaded_for_use_stays_so_when_switched_off_and_on(run_folder):
     """Adapters that were loaded to be asked do not train; looking at the base model does not change that."""
     model = load(str(run_folder("lora")), device="cpu").model
     assert not [name for name in trainable(model) if "lora_" in name]
-    with adapters_off(model.model):
+    with model.adapters[0].off():
         pass
     assert not [name for name in trainable(model) if "lora_" in name]
 
@@ -389,11 +387,11 @@ def test_what_is_not_plain_runs_as_peft_has_it(tiny: Path) -> None:
     """DoRA, dropout while training, and adapters switched off."""
     for section, off in ((LoraSection(method="dora"), False), (LoraSection(dropout=0.5), False), (LoraSection(), True)):
         tree = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
-        add_adapters(tree.model, section, base=tiny)
+        tree.attach(add_adapters(tree.model, section, base=tiny))
         layer = tree.decoder.layers[0].self_attn.q_proj.train()
         torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
         x = torch.randn(5, layer.in_features)
-        with adapters_off(tree.model) if off else nullcontext():
+        with tree.adapters[0].off() if off else nullcontext():
             torch.manual_seed(1)
             ours = linear(layer, x)
             torch.manual_seed(1)
@@ -404,7 +402,7 @@ def test_a_revision_is_kept(tiny: Path, tmp_path: Path) -> None:
     """Adapters of a Hub model's branch must not find the default branch when they are loaded."""
     tree = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
     handle = add_adapters(tree.model, LoraSection(), base="owner/model", revision="v2")
-    write_weights(tmp_path, handle)
+    handle.save(tmp_path)
     assert base_of(tmp_path) == ("owner/model", "v2")
 
 

@@ -224,7 +224,7 @@ def test_the_reference_is_no_part_of_a_graph(tiny, rows):
     model = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
     base = frozen(model)(rows[0])
     assert not base.requires_grad
-    model.adapters = [add_adapters(model.model, LoraSection(), base=tiny)]
+    model.attach(add_adapters(model.model, LoraSection(), base=tiny))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -241,6 +241,6 @@ def test_without_adapters_on_the_connector(tiny, rows):
     """The row's features are those of the trainable model's frozen part, the tower; the base model's connector still runs."""
     model = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
     base = frozen(model)(rows[0])
-    model.adapters = [add_adapters(model.model, LoraSection(on=("text", "connector")), base=tiny)]
+    model.attach(add_adapters(model.model, LoraSection(on=("text", "connector")), base=tiny))
     assert model.boundary == "vision"
     assert torch.equal(without_adapters(model)(model.see(rows[0])), base)

@@ -96,7 +96,7 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def our_step(policy: TreeModel, reference: Reference, objective: Objective, rows: Sequence[PackedBatch]) -> Outcome:
     """The training loop's lines between the data and the optimiser."""
     rows = [replace(row, reference=reference(row)) for row in rows]
-    model = policy.saved
+    model = policy.adapters[0].handle if policy.adapters else policy.model
     model.zero_grad(set_to_none=True)
     counts = total_counts(objective, rows)
     looked = dict.fromkeys(objective.looked, 0.0)
@@ -309,10 +309,9 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Sides:
     trainer = trl_trainer(folder, base, records, trl_processor(tiny), peft_config=asked)
     perturb(trainer.model)
     policy = TreeModel(load_model(tiny))
-    handle = add_adapters(policy.model, section, base=tiny, seed=1)
-    policy.adapters = [handle]
+    policy.attach(add_adapters(policy.model, section, base=tiny, seed=1))
     theirs = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
-    ours = {name: p for name, p in handle.named_parameters() if p.requires_grad}
+    ours = {name: p for name, p in policy.adapters[0].handle.named_parameters() if p.requires_grad}
     assert ours.keys() == theirs.keys()
     with torch.no_grad():
         for name, p in ours.items():

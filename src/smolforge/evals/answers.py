@@ -74,8 +74,9 @@ def measured(name: str, loaded: Loaded, cache: Path | None = None) -> Measured:
         cache: folder of what is kept for all runs; ~/.cache/smolforge when left out.
     """
     renderer = loaded.renderer
+    virtual = {} if loaded.model.virtual is None else {"virtual": loaded.model.virtual}
     about = {
-        "weights": weights_fingerprint({"model": loaded.model.model}, adapters=True),
+        "weights": weights_fingerprint({"model": loaded.model.model} | virtual, adapters=True),
         "dtype": str(loaded.model.dtype),
         "device": loaded.device.type,
         "words": fingerprint(renderer.tokenizer.to_str(), renderer.context),

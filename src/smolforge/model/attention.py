@@ -3,7 +3,10 @@
     index         0 1 2 3   4 5 6   7 8
     node          0 0 0 0   1 1 1   2 2         0 prompt, 1 and 2 its branches
 
-Legend: L row tokens, N nodes, B trees in a block, M longest tree of a block, H heads, G key-value heads, E head width.
+A prefix is what every token of every tree may attend besides: keys and values of virtual tokens, which see no tree themselves.
+
+Legend: L row tokens, N nodes, B trees in a block, M longest tree of a block, n virtual tokens, H heads, G key-value heads, E head
+width.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from torch.nn import functional as F
 
 from smolforge.data.batch import PackedBatch
 
-# (queries (L, H, E), keys (L, G, E), values (L, G, E), scale) -> (L, H, E)
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+Prefix = tuple[torch.Tensor, torch.Tensor]  # keys and values of virtual tokens, (n, G, E) each
+# (queries (L, H, E), keys (L, G, E), values (L, G, E), scale, prefix) -> (L, H, E)
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, Prefix | None], torch.Tensor]
 
 SIMILAR = 0.75  # trees go into one block when the shortest has this share of the longest's tokens
 SHORT = 1024  # up to this many tokens a block's attention is plain matrix products, on a CPU faster than SDPA
@@ -48,6 +52,17 @@ def tree_attention(batch: PackedBatch) -> Attend:
     return block_attention(batch)
 
 
+def behind(attend: Attend, count: int) -> Attend:
+    """Attention of a row whose first `count` rows are virtual tokens: they attend to themselves, and all trees to them."""
+
+    def whole(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
+        causal = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()
+        own = attend_block(q[None, :count], k[None, :count], v[None, :count], causal[None, None], scale)[0]
+        return torch.cat([own, attend(q[count:], k[count:], v[count:], scale, (k[:count], v[:count]))])
+
+    return whole
+
+
 # --- CPU and MPS: tree by tree -------------------------------------------------------------------------------------
 
 
@@ -63,10 +78,10 @@ def block_attention(batch: PackedBatch) -> Attend:
     """Attention over blocks of trees; exact, forward and backward."""
     blocks, inverse = tree_blocks(batch)
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
         if len(blocks) == 1 and len(blocks[0].index) == 1:  # one tree: the row is the block
-            return attend_block(q[None], k[None], v[None], blocks[0].mask, scale)[0]
-        parts = [attend_block(q[b.index], k[b.index], v[b.index], b.mask, scale).flatten(0, 1) for b in blocks]
+            return attend_block(q[None], k[None], v[None], blocks[0].mask, scale, prefix)[0]
+        parts = [attend_block(q[b.index], k[b.index], v[b.index], b.mask, scale, prefix).flatten(0, 1) for b in blocks]
         return torch.cat(parts)[inverse]  # (L, H, E), back in the row's order
 
     return attend
@@ -103,15 +118,20 @@ def tree_blocks(batch: PackedBatch) -> tuple[list[Block], torch.Tensor]:
     return blocks, inverse.to(device)
 
 
-def attend_block(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+def attend_block(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, prefix: Prefix | None = None
+) -> torch.Tensor:
     """Masked attention of whole trees: q (B, M, H, E), k and v (B, M, G, E), mask (B, 1, M, M) -> (B, M, H, E)."""
     heads, groups, length = q.shape[2], k.shape[2], q.shape[1]
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, M, E)
+    if prefix is not None:
+        k, v = (torch.cat([ahead.expand(len(x), *ahead.shape), x], 1) for ahead, x in zip(prefix, (k, v)))  # (B, n + M, G, E)
+        mask = F.pad(mask, (len(prefix[0]), 0), value=True)  # (B, 1, M, n + M)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, M or n + M, E)
     if q.device.type == "cpu" and length <= SHORT:
         q = q.reshape(len(q), groups, heads // groups * length, -1)  # heads of one group share their keys
-        scores = (q @ k.transpose(-1, -2)).view(len(q), groups, -1, length, length) * scale
+        scores = (q @ k.transpose(-1, -2)).view(len(q), groups, -1, length, k.shape[2]) * scale
         scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
-        shares = scores.softmax(-1, dtype=torch.float32).to(v.dtype)  # (B, G, H/G, M, M)
+        shares = scores.softmax(-1, dtype=torch.float32).to(v.dtype)  # (B, G, H/G, M, n + M)
         out = (shares.flatten(2, 3) @ v).view(len(q), heads, length, -1)
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=heads != groups)
@@ -126,17 +146,23 @@ def flex_attention(batch: PackedBatch, *, compiled: bool = True) -> Attend:
     from torch.nn.attention.flex_attention import create_block_mask
     from torch.nn.attention.flex_attention import flex_attention as flex
 
-    nodes, table = batch.node_ids, batch.ancestry
+    nodes, table, length = batch.node_ids, batch.ancestry, batch.num_tokens
 
-    def allowed(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        return (k <= q) & table[nodes[q], nodes[k]]
+    @cache
+    def block_mask(ahead: int) -> Any:
+        def allowed(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            own = (k - ahead).clamp(min=0)  # place in the row; keys before it are the prefix
+            return (k < ahead) | ((own <= q) & table[nodes[q], nodes[own]])
 
-    length = batch.num_tokens
-    mask = create_block_mask(allowed, None, None, length, length, device=str(nodes.device))
+        return create_block_mask(allowed, None, None, length, ahead + length, device=str(nodes.device))
+
     kernel: Any = _compiled() if compiled else flex
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]  # (1, H or G, L, E)
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
+        if prefix is not None:
+            k, v = torch.cat([prefix[0], k]), torch.cat([prefix[1], v])  # (n + L, G, E)
+        heads_first = [x.transpose(0, 1)[None] for x in (q, k, v)]  # (1, H or G, L or n + L, E)
+        mask = block_mask(len(k) - length)
         out = kernel(*heads_first, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return out[0].transpose(0, 1)
 

@@ -1,4 +1,4 @@
-"""What trains: components, first decoder layers and embeddings by the recipe's `freeze`."""
+"""What trains, and from which step on: components, first decoder layers and embeddings by the recipe's `freeze`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ from typing import Any
 
 from smolforge.errors import RecipeError
 from smolforge.model.build import component
-from smolforge.recipe import FreezeSection
+from smolforge.recipe import COMPONENTS, FreezeSection
 
 
-def apply_freeze(model: Any, section: FreezeSection) -> None:
-    """Set `requires_grad` of every parameter of a SmolVLM, Idefics3 or Llama model.
+def thaws(section: FreezeSection, step: int) -> list[str]:
+    """Components that train from this very step on, having been frozen before it."""
+    return [part for part in COMPONENTS if step > 0 and section.until(part) == step]
+
+
+def apply_freeze(model: Any, section: FreezeSection, *, step: int = 0) -> None:
+    """Set `requires_grad` of every parameter of a SmolVLM, Idefics3 or Llama model, as it is at a step.
 
     Raises:
         RecipeError: more layers than the decoder has, or nothing is left to train.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not getattr(section, component(name)))
+        parameter.requires_grad_(0 <= section.until(component(name)) <= step)
     decoder = getattr(model.model, "text_model", model.model)
     if section.decoder_layers > len(decoder.layers):
         raise RecipeError(

@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from smolforge.data.batch import PackedBatch
-from smolforge.model.adapters import linear
-from smolforge.model.attention import Attend, tree_attention
+from smolforge.model.adapters import Adapters, Virtual, linear
+from smolforge.model.attention import Attend, Prefix, behind, tree_attention
 
 TILE_CHUNK = 16  # tiles the vision tower takes at a time
 HEAD_CHUNK = 2**26  # logits held at a time, in elements
@@ -48,17 +48,35 @@ class TreeModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.adapters: list[Any] = []  # PEFT's handle when the model has adapters; in a list, so that it is no submodule
+        self.adapters: list[Adapters] = []  # one at most
+        self.virtual: nn.Module | None = None  # what makes virtual tokens, where the adapters are such
         self.gradient_checkpointing = gradient_checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     # the parts, by the family's names --------------------------------------------------------------------------------
 
+    def attach(self, adapters: Adapters) -> None:
+        """Run with these adapters, which are on `model` already."""
+        self.adapters = [adapters]
+        if isinstance(adapters, Virtual):
+            self.virtual = adapters.encoder
+
     @property
     def saved(self) -> Any:
-        """What a checkpoint holds: PEFT's handle on the adapters, or the whole model."""
+        """What a checkpoint holds: the adapters, or the whole model."""
         return self.adapters[0] if self.adapters else self.model
+
+    @property
+    def whole(self) -> nn.Module:
+        """Hugging Face's model with all adapters, to count parameters."""
+        return self.adapters[0].whole if self.adapters else self.model
+
+    @property
+    def _ahead(self) -> Virtual | None:
+        """Virtual tokens, unless they are off."""
+        one = self.adapters[0] if self.adapters else None
+        return one if isinstance(one, Virtual) and one.on else None
 
     @property
     def has_vision(self) -> bool:
@@ -163,15 +181,34 @@ class TreeModel(nn.Module):
             return checkpoint(lambda x: self.vision(pixel_values=x).last_hidden_state, pixels, use_reentrant=False)
         return self.vision(pixel_values=pixels).last_hidden_state
 
-    def decode(self, hidden: torch.Tensor, positions: torch.Tensor, attends: list[Attend]) -> torch.Tensor:
-        """Decoder layers and final norm: (L, D) -> (L, D). Each layer attends in its own way, which generation needs."""
-        cos, sin = self.decoder.rotary_emb(hidden, positions[None])  # (1, L, E) each
-        for layer, attend in zip(self.decoder.layers, attends, strict=True):
+    def decode(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attends: list[Attend], *, begins: bool = True
+    ) -> torch.Tensor:
+        """Decoder layers and final norm: (L, D) -> (L, D). Each layer attends in its own way, which generation needs.
+
+        Virtual tokens stand above all trees: as rows of their own in front (n + L, D), or as each layer's prefix.
+
+        Args:
+            begins: False when the row goes on behind one that ran before; `attends` then know its keys.
+        """
+        ahead = self._ahead
+        count, rows = (ahead.count if ahead else 0), 0
+        positions = positions + count
+        prefixes: list[Prefix | None] = [None] * len(attends)
+        if ahead and begins and (given := ahead.keys_values()) is not None:
+            prefixes = [(k.to(hidden.dtype), v.to(hidden.dtype)) for k, v in given]
+        elif ahead and begins and (virtual := ahead.embeddings()) is not None:
+            rows = count
+            hidden = torch.cat([virtual.to(hidden.dtype), hidden])  # (n + L, D)
+            positions = torch.cat([torch.arange(rows, device=positions.device), positions])
+            attends = [behind(attend, rows) for attend in attends]
+        cos, sin = self.decoder.rotary_emb(hidden, positions[None])  # (1, n + L, E) each
+        for layer, attend, prefix in zip(self.decoder.layers, attends, prefixes, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(decoder_layer, layer, hidden, cos, sin, attend, use_reentrant=False)
+                hidden = checkpoint(decoder_layer, layer, hidden, cos, sin, attend, prefix, use_reentrant=False)
             else:
-                hidden = decoder_layer(layer, hidden, cos, sin, attend)
-        return self.decoder.norm(hidden)
+                hidden = decoder_layer(layer, hidden, cos, sin, attend, prefix)
+        return self.decoder.norm(hidden[rows:])
 
     def log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """log p(target) from the hidden states that predict them: (K, D), (K,) -> (K,) float32, logits in chunks."""
@@ -196,7 +233,9 @@ class TreeModel(nn.Module):
         return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
 
 
-def decoder_layer(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+def decoder_layer(
+    layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend, prefix: Prefix | None = None
+) -> torch.Tensor:
     """One Llama layer with its attention given from outside: (L, D) -> (L, D)."""
     attn, width = layer.self_attn, layer.self_attn.head_dim
     x = layer.input_layernorm(hidden)
@@ -204,6 +243,6 @@ def decoder_layer(layer: Any, hidden: torch.Tensor, cos: torch.Tensor, sin: torc
     k = linear(attn.k_proj, x).unflatten(1, (-1, width))  # (L, G, E)
     v = linear(attn.v_proj, x).unflatten(1, (-1, width))
     q, k = apply_rotary_pos_emb(q, k, cos[0], sin[0], unsqueeze_dim=1)
-    hidden = hidden + linear(attn.o_proj, attend(q, k, v, attn.scaling).flatten(1))
+    hidden = hidden + linear(attn.o_proj, attend(q, k, v, attn.scaling, prefix).flatten(1))
     x, mlp = layer.post_attention_layernorm(hidden), layer.mlp
     return hidden + linear(mlp.down_proj, mlp.act_fn(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x))

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from smolforge.data.batch import PackedBatch
-from smolforge.model.adapters import adapters_off
 from smolforge.model.tree import TreeModel
 from smolforge.records import fingerprint
 from smolforge.store import Store
@@ -28,7 +27,7 @@ def without_adapters(model: TreeModel) -> Reference:
 
     @torch.no_grad()
     def reference(row: PackedBatch) -> torch.Tensor:
-        with adapters_off(model.model):
+        with model.adapters[0].off():
             return model(row)
 
     return reference

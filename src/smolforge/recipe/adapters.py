@@ -73,8 +73,8 @@ class AdaloraSection(_Beside):
 
     @model_validator(mode="after")
     def _ranks_fall(self) -> AdaloraSection:
-        if self.init_r < self.r:
-            raise ValueError("init_r is the rank before any is given up; it cannot be below r")
+        if self.init_r <= self.r:
+            raise ValueError("init_r is the rank before any is given up; it must be above r")
         if self.warmup + self.settle >= 1:
             raise ValueError("warmup and settle leave no step in which ranks change; together they stay below 1")
         return self
@@ -153,6 +153,12 @@ class PTuningSection(Section):
     """Its layers (lstm)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in it while training (lstm)."""
+
+    @model_validator(mode="after")
+    def _options_apply(self) -> PTuningSection:
+        if self.encoder == "mlp" and (self.layers != 2 or self.dropout):
+            raise ValueError("layers and dropout belong to encoder: lstm; choose it or leave them out")
+        return self
 
 
 InLayers = LoraSection | AdaloraSection | VeraSection | Ia3Section  # beside linear layers, by PEFT

@@ -19,8 +19,7 @@ from smolforge.recipe.whole import Recipe
 
 QUOTE = "'"
 TAGS = ("kind", "method")  # what tells the branches of a union apart
-UNION_QUOTE = "'"
-TAGS = ("float", "constrained-float", "bool", "constrained-int", "sft", "dpo", "crop", "noise", *METHODS)
+UNION_TAGS = ("float", "constrained-float", "bool", "constrained-int", "sft", "dpo", "crop", "noise", *METHODS)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -111,10 +110,10 @@ def _explain(error: ErrorDetails) -> str:
         near = difflib.get_close_matches(tag, map(str, error["input"]), n=1, cutoff=0.5)
         return f"unknown key {place}.{near[0]}; did you mean {tag}?" if near else f"{place}.{tag} is missing"
     if error["type"] == "union_tag_invalid":
-        tag, told, known = (str(error["ctx"][key]) for key in ("discriminator", "tag", "expected_tags"))
-        meant = difflib.get_close_matches(told, known.replace("'", "").split(", "), n=1)
+        kind, told, names = (str(error["ctx"][key]) for key in ("discriminator", "tag", "expected_tags"))
+        meant = difflib.get_close_matches(told, names.replace("'", "").split(", "), n=1)
         hint = f"; did you mean {meant[0]}?" if meant else ""
-        return f"{place}.{tag.strip(QUOTE)} is one of {known} (given: {told!r}){hint}"
+        return f"{place}.{kind.strip(QUOTE)} is one of {names} (given: {told!r}){hint}"
     if error["type"] == "model_type":
         return f"{place}: a section is a mapping of settings, not {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from smolforge.data.processor import gguf_tokenizer
 from smolforge.errors import CheckpointError
-from smolforge.model.adapters import write_weights
+from smolforge.model.adapters import Adapters
+from smolforge.model.build import quiet
 
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -48,6 +49,7 @@ def save_model(folder: Path, model: Any, processor: dict[str, bytes]) -> None:
     """Write a model with its processor files, atomically, replacing the folder.
 
     Args:
+        model: Hugging Face's, or adapters.
         processor: from `processor_files`.
 
     Raises:
@@ -118,7 +120,11 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def _write_model(draft: Path, model: Any, processor: dict[str, bytes]) -> None:
-    write_weights(draft, model)
+    if isinstance(model, Adapters):
+        model.save(draft)
+    else:
+        with quiet():
+            model.save_pretrained(draft)
     for name, content in processor.items():
         (draft / name).write_bytes(content)
 

@@ -18,12 +18,12 @@ from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.files import write_whole
 from smolforge.machine import energy, peak_memory, versions
-from smolforge.model.adapters import restore
-from smolforge.model.build import count_parameters
+from smolforge.model.build import count_parameters, load_model
+from smolforge.model.freeze import apply_freeze, thaws
 from smolforge.objectives import Counts, Objective, Shared, total_counts
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
-from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, prune, save_checkpoint, save_model
+from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, load_state, prune, save_checkpoint, save_model
 from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
 from smolforge.training.runtime import Runtime
@@ -67,7 +67,7 @@ def is_finished(run: Setup) -> bool:
 def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     """Say what will happen; measure what the run starts from; leave the recipe in the folder."""
     state, recipe = run.progress, run.recipe
-    counts = count_parameters(run.model.model)
+    counts = count_parameters(run.model.whole)
     trainable = sum(part for _, part in counts.values())
     parts = ", ".join(f"{part} {trains:,} of {total:,}" for part, (total, trains) in counts.items())
     tracking.say(f"{recipe.model.name} on {runtime.device}: {trainable:,} parameters train ({parts})")
@@ -197,6 +197,33 @@ def tell_gradients(run: Setup, step: Step, runtime: Runtime, tracking: Tracking)
         )
 
 
+def thaw(run: Setup, tracking: Tracking) -> None:
+    """Let components train from this step on, where the recipe says so."""
+    section, step = run.recipe.freeze, run.progress.step
+    if parts := thaws(section, step):
+        apply_freeze(run.model.model, section, step=step)
+        run.optimizer.extend(run.model.whole)
+        run.progress.pictures_checked = False
+        tracking.say(f"step {step}: {' and '.join(parts)} train from here on")
+
+
+def penalize(run: Setup, runtime: Runtime) -> None:
+    """Add the gradient of what the adapters' method penalises (AdaLoRA), once a step: on the first process, for gradients are
+    summed."""
+    penalty = run.model.adapters[0].penalty() if run.model.adapters and runtime.is_main else None
+    if penalty is not None:
+        penalty.backward()
+
+
+def update(run: Setup, factor: float) -> float:
+    """One step of the optimiser, and what the adapters' method does after it. Returns the gradient's norm."""
+    norm = run.optimizer.step(factor)
+    for adapters in run.model.adapters:
+        run.optimizer.take_over(adapters.after_step(run.progress.step, run.optimizer.gradients()))
+    run.optimizer.forget()
+    return norm
+
+
 def log(
     run: Setup,
     runtime: Runtime,
@@ -217,7 +244,7 @@ def log(
     if not examples:
         tracking.say(f"step {step}: no usable example, nothing learnt")
         return
-    rate = factor * max(recipe.optim.rate(part) for part in run.optimizer.components)
+    rate = factor * run.optimizer.peak
     figures = means | {"lr": rate, "grad_norm": norm, "examples/s": examples, "tokens/s": tokens}
     tracking.step(step, figures)
     if step % recipe.run.log_every == 0 or step == run.steps:
@@ -261,10 +288,19 @@ def save(run: Setup, runtime: Runtime) -> None:
     if runtime.is_main:
         folder = run.folder / "checkpoints"
         path = folder / checkpoint_name(state.step)
-        save_checkpoint(path, run.model.saved, run.processor, run.optimizer.state(), state.to_json(run.recipe))
+        save_checkpoint(path, run.model.saved, run.processor, run.state(), state.to_json(run.recipe))
         best = [state.best_step] if section.keep_best else []
         prune(folder, checkpoint_steps(folder)[-section.keep_last :] + best)
     runtime.wait()
+
+
+def _go_back(run: Setup, step: int) -> None:
+    """Put the weights of a kept checkpoint into the model."""
+    checkpoint = run.folder / "checkpoints" / checkpoint_name(step)
+    if run.model.adapters:
+        run.load_state(load_state(checkpoint)[1])
+    else:
+        run.model.model.load_state_dict(load_model(checkpoint, dtype=run.model.dtype).state_dict())
 
 
 def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
@@ -277,7 +313,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     chosen = state.step
     if recipe.run.early_stopping and recipe.run.keep_best and state.best_step not in (0, state.step):
         chosen = state.best_step
-        restore(run.model.saved, run.folder / "checkpoints" / checkpoint_name(chosen))
+        _go_back(run, chosen)
         tracking.say(f"the model is that of step {chosen}, with the lowest held-out loss")
     after, comparisons = state.latest, list[Comparison]()
     if state.latest_step != chosen or run.objective.compare:

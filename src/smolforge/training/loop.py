@@ -17,12 +17,15 @@ from smolforge.training.chores import (
     log,
     look,
     over_all,
+    penalize,
     refuse_not_finite,
     save,
     save_due,
     start,
     stop_signals,
     tell_gradients,
+    thaw,
+    update,
 )
 from smolforge.training.optim import schedule
 from smolforge.training.runtime import Runtime
@@ -48,6 +51,7 @@ def train(recipe: Recipe) -> Path:
         share = {"rank": runtime.rank, "world": runtime.world, "workers": recipe.run.workers}
         clock = time.monotonic()
         for step in run.stream.steps(first, run.steps, recipe.batch.examples, **share):
+            thaw(run, tracking)
             torch.manual_seed(hash((recipe.run.seed, state.step)))  # dropout is a function of (seed, step)
             counts, examples, tokens = over_all(objective, step, runtime)
             shared = look(run, step.rows, runtime)
@@ -61,10 +65,11 @@ def train(recipe: Recipe) -> Path:
                 if loss.requires_grad:  # a text with a frozen decoder teaches nothing
                     loss.backward()
                 sums.add(output, loss)
+            penalize(run, runtime)
             runtime.sum_gradients(optimizer.gradients().values())
             tell_gradients(run, step, runtime, tracking)
             factor = schedule(recipe.optim, state.step, run.steps)
-            norm = optimizer.step(factor) if examples else 0.0  # nothing usable in this step: nothing is learnt
+            norm = update(run, factor) if examples else 0.0  # nothing usable in this step: nothing is learnt
             means = sums.means(counts, runtime.sum)
             state.step += 1
             for tally in runtime.gather(step.tally):

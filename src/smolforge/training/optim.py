@@ -7,12 +7,14 @@ keeps a float32 copy here, gradients are accumulated in float32, and the model's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from smolforge.errors import TrainingError
+from smolforge.model.adapters import stands_beside
 from smolforge.model.build import component
 from smolforge.recipe import OptimSection
 
@@ -23,24 +25,35 @@ class Optimizer:
     Args:
         model: parameters are named by it, in checkpoints and messages.
         section: rates, decay, clipping.
+        keep_all: whether the state holds every trained tensor, not only float32 copies. Adapters' own files do not hold them all.
     """
 
-    def __init__(self, model: nn.Module, section: OptimSection) -> None:
-        self.section = section
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.masters = {name: self._master(p) for name, p in self.parameters.items()}
-        groups: dict[tuple[str, bool], list[torch.Tensor]] = {}
-        for name, master in self.masters.items():
-            groups.setdefault((component(name), master.ndim >= 2), []).append(master)
-        self.adamw = torch.optim.AdamW(
-            [
-                {"params": masters, "peak": section.rate(part), "weight_decay": section.weight_decay * decays}
-                for (part, decays), masters in groups.items()
-            ],
-            betas=section.betas,
-            eps=section.eps,
-            fused=True,
-        )
+    def __init__(self, model: nn.Module, section: OptimSection, *, keep_all: bool = False) -> None:
+        self.section, self.keep_all = section, keep_all
+        self.parameters: dict[str, torch.Tensor] = {}
+        self.masters: dict[str, torch.Tensor] = {}
+        self.adamw = torch.optim.AdamW(self._more(model), betas=section.betas, eps=section.eps, fused=True)
+
+    def extend(self, model: nn.Module) -> None:
+        """Take in what has begun to train since."""
+        for group in self._more(model):
+            self.adamw.add_param_group(group)
+
+    def _more(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups of the parameters that train and are not known yet, by component, kind and whether they decay."""
+        trained: dict[str, torch.Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups: dict[tuple[str, bool, bool], list[torch.Tensor]] = {}
+        masters = {name: self.masters.get(name) for name in trained}  # in the model's order: sums over all are taken in it
+        for name, parameter in trained.items():
+            if masters[name] is None:
+                masters[name] = master = self._master(parameter)
+                groups.setdefault((component(name), stands_beside(name), master.ndim >= 2), []).append(master)
+        self.parameters, self.masters = trained, {name: master for name, master in masters.items() if master is not None}
+        decay = self.section.weight_decay
+        return [
+            {"params": params, "peak": self.section.rate(part, adapter=beside), "weight_decay": decay * decays}
+            for (part, beside, decays), params in groups.items()
+        ]
 
     def _master(self, parameter: torch.Tensor) -> torch.Tensor:
         if parameter.dtype == torch.float32:
@@ -55,6 +68,11 @@ class Optimizer:
 
         parameter.register_post_accumulate_grad_hook(keep)
         return master
+
+    @property
+    def peak(self) -> float:
+        """Highest peak rate of all groups."""
+        return max(group["peak"] for group in self.adamw.param_groups)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -76,7 +94,7 @@ class Optimizer:
         return {part: math.sqrt(square) for part, square in squares.items()}
 
     def step(self, factor: float) -> float:
-        """Clip, update with each peak rate times `factor`, forget the gradients. Returns the norm before clipping."""
+        """Clip, update with each peak rate times `factor`, keep the gradients until `forget`. Returns the norm before clipping."""
         limit = self.section.clip if self.section.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.masters.values(), limit)
         if not torch.isfinite(norm):
@@ -88,8 +106,18 @@ class Optimizer:
             for name, parameter in self.parameters.items():
                 if self.masters[name] is not parameter:
                     parameter.copy_(self.masters[name])
-        self.adamw.zero_grad(set_to_none=True)
         return float(norm)
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def take_over(self, names: Iterable[str]) -> None:
+        """Parameters that something else has set: their float32 copies follow."""
+        for name in names:
+            if self.masters[name] is not self.parameters[name]:
+                self.masters[name].copy_(self.parameters[name])
 
     # state, as flat tensors ------------------------------------------------------------------------------------------
 
@@ -100,9 +128,10 @@ class Optimizer:
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Put a saved state back, bit for bit."""
         for name, master in self.masters.items():
-            if master is not self.parameters[name]:
+            if (kept := state.get(f"master.{name}")) is not None:
                 with torch.no_grad():
-                    master.copy_(state[f"master.{name}"])
+                    master.copy_(kept)
+                    self.parameters[name].copy_(kept)
             saved = {key: state.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if saved["step"] is not None:
                 on = {key: value.to(master.device) for key, value in saved.items() if value is not None}
@@ -110,7 +139,7 @@ class Optimizer:
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, master in self.masters.items():
-            if master is not self.parameters[name]:
+            if self.keep_all or master is not self.parameters[name]:
                 yield f"master.{name}", master.detach()
             for key, value in self.adamw.state.get(master, {}).items():
                 yield f"{key}.{name}", value

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from smolforge.data.pipeline import Stream, Tally, open_stream
 from smolforge.data.processor import load_renderer
 from smolforge.errors import CheckpointError, DataError, RecipeError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, load_tree, merge, same_tokenizer
-from smolforge.model.adapters import BASE, add_adapters, is_adapter
+from smolforge.model.adapters import BASE, add_adapters, base_fingerprint, is_adapter, refuse_another_base
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
@@ -73,6 +75,16 @@ class Setup:
     progress: Progress
     steps: int
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Tensors that a continuation needs besides a whole model's weights."""
+        return self.optimizer.state() | (self.model.adapters[0].state() if self.model.adapters else {})
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put them back."""
+        self.optimizer.load(state)
+        for adapters in self.model.adapters:
+            adapters.load_state(state)
+
 
 def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     """Load and open everything, data before weights; continue from the run's newest checkpoint when there is one.
@@ -91,16 +103,18 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         clear_leftovers(folder / "checkpoints")
     runtime.wait()
     checkpoint = newest_checkpoint(folder / "checkpoints")
-    state, moments = load_state(checkpoint) if checkpoint else ({}, {})
+    state, tensors = load_state(checkpoint) if checkpoint else ({}, {})
     refuse_other_recipe(recipe, folder, state)
     progress = Progress.from_json(state) if state else Progress()
-    begin = local_folder(recipe.model.name, recipe.model.revision)
-    whole = base_folder(checkpoint or begin)  # a checkpoint of a full fine-tuning is a whole model folder
+    begin = _begin(recipe, checkpoint)
+    whole = base_folder(begin)
     renderer = load_renderer(whole, images=recipe.images, row_tokens=recipe.batch.row_tokens)
     objective = objective_of(recipe.objective)
     stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed)
     eval_stream = open_stream(recipe.eval.data, renderer, shaping=objective.shaping, seed=0) if recipe.eval.data else stream
     _meet_data(stream, recipe.batch.examples)
+
+    steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
 
     def load(name: str) -> TreeModel:
         place, rules = begin, renderer
@@ -112,30 +126,46 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         merge(tree)
         return tree
 
-    if checkpoint:
-        model = load_tree(checkpoint, renderer, dtype=recipe.model.dtype, device=runtime.device, trainable=True)
-    else:
-        model = load(recipe.model.name)
+    model = load(recipe.model.name)
     model.gradient_checkpointing = recipe.run.gradient_checkpointing
     if recipe.adapters is None:
-        apply_freeze(model.model, recipe.freeze)
-    elif not checkpoint:
-        base = _base_for_adapters(recipe, begin, model, runtime)
-        revision, seed = recipe.model.revision, recipe.run.seed
-        model.adapters = [add_adapters(model.model, recipe.adapters, base=base, revision=revision, seed=seed)]
+        apply_freeze(model.model, recipe.freeze, step=progress.step)
+    else:
+        if checkpoint:
+            refuse_another_base(model.model, checkpoint)
+        base, revision = _base_for_adapters(recipe, begin, model, runtime), recipe.model.revision
+        about = {"base_fingerprint": base_fingerprint(model.model)}
+        adapters = add_adapters(
+            model.model,
+            recipe.adapters,
+            base=base,
+            revision=revision,
+            seed=recipe.run.seed,
+            steps=steps,
+            about=about,
+            state=tensors,
+        )
+        model.attach(adapters)
     features = open_features(recipe, model)
     stream, eval_stream = replace(stream, features=features), replace(eval_stream, features=features)
-    steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
     passes = steps * recipe.batch.examples / stream.num_rows
     fixed = fix(recipe, model, objective, features, load=load, passes=passes, start=progress.start)
     progress.start = fixed.start
-    optimizer = Optimizer(model.model, recipe.optim)
-    if checkpoint:
-        optimizer.load(moments)
+    optimizer = Optimizer(model.whole, recipe.optim, keep_all=bool(model.adapters))
+    optimizer.load(tensors)
     return Setup(
         recipe=recipe, folder=folder, model=model, processor=processor_files(whole), stream=stream, eval_stream=eval_stream,
         objective=objective, fixed=fixed, optimizer=optimizer, steps=steps, progress=progress,
     )  # fmt: skip
+
+
+def _begin(recipe: Recipe, checkpoint: Path | None) -> Path:
+    """The folder of the weights that a run begins or goes on from: adapters go on from their base, which a run that started from
+    adapters keeps itself; a full fine-tuning from its checkpoint, which is a whole model."""
+    if checkpoint and recipe.adapters is None:
+        return checkpoint
+    kept = recipe.run.dir / BASE
+    return kept if checkpoint and kept.is_dir() else local_folder(recipe.model.name, recipe.model.revision)
 
 
 def _base_for_adapters(recipe: Recipe, begin: Path, model: TreeModel, runtime: Runtime) -> str:
@@ -147,7 +177,8 @@ def _base_for_adapters(recipe: Recipe, begin: Path, model: TreeModel, runtime: R
             save_model(merged, model.model, processor_files(base_folder(begin)))
         runtime.wait()
         return str(merged.resolve())
-    return str(begin.resolve()) if Path(recipe.model.name).expanduser().exists() else recipe.model.name
+    here = begin.name == BASE or Path(recipe.model.name).expanduser().exists()
+    return str(begin.resolve()) if here else recipe.model.name
 
 
 def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:
