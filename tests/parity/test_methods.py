@@ -1,5 +1,5 @@
-"""Every adapter method on the token tree against PEFT's own forward (bottleneck adapters: Hugging Face's over them), each response
-run alone; and what training needs of each: a gradient for every tensor, with and without checkpointing."""
+"""Every adapter method on the token tree against PEFT's own forward (bottleneck adapters: Hugging Face's over them), response by
+response; and what training needs of each: a gradient for every tensor, with and without checkpointing."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_no_method_is_missing() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_log_probs_and_gradients_are_peft_s(name: str, tiny: Path) -> None:
-    """Float32, sums in another order. Worst seen over three seeds: log-probs 1.9e-7; gradients 5.1e-6, but for one of a bottleneck
-    in the tower (the bias of `down`, where terms cancel): 2.6e-5."""
+    """Float32, sums in another order. Worst seen over three seeds: log-probs 1.9e-7; gradients 5.1e-6, but for one of a
+    bottleneck in the tower (the bias of `down`, where terms cancel): 2.6e-5."""
     rows, tree = examples(tiny), adapted(tiny, name)
     batch = collate(rows)
     with torch.no_grad():
