@@ -359,7 +359,6 @@ def test_which_losses_need_a_reference() -> None:
         (["adapters={method: adalora, r: 16}"], "it must be above r"),
         (["adapters={method: lora, on: [connector], train: [connector]}"], "leave it out of on or of train"),
         (["quantize={kind: nf4}"], "quantised weights cannot be trained themselves; give adapters"),
-        (["adapters={method: dora}", "quantize={kind: int8}"], "use nf4, fp4, or lora"),
         (["adapters={method: pissa}", "quantize={kind: nf4}"], "use lora or dora"),
         (["adapters.init=zeros"], "adapters.init: "),
         (["adapters.on=[]"], "adapters.on: "),

@@ -12,7 +12,7 @@ from smolforge.data.tokenizer import BASE_TOKENS, FAMILY_TOKENS
 from smolforge.errors import ModelError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder
-from smolforge.model.adapters import add_adapters, is_adapter, load_adapters
+from smolforge.model.adapters import add_adapters, grouped, is_adapter, load_adapters, reached_beyond, target_modules
 from smolforge.model.build import CLASSES, count_parameters, read_config, shape_config
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.presets import PRESETS
@@ -45,6 +45,13 @@ class Description:
     image_tokens: int | None  # tokens a tile takes in the decoder; None for text-only models
     tile: int | None  # pixels
     special_tokens: dict[str, int]
+    modules: tuple[str, ...] = ()  # layers that a recipe's adapters stand in, by their full names
+    warnings: tuple[str, ...] = ()  # where its endings reach beyond its parts
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """`modules` with the layers' numbers taken together, and how many each line stands for."""
+        return grouped(self.modules)
 
     @property
     def total(self) -> int:
@@ -83,6 +90,7 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
         config = read_config(whole)
         ids = {token: tokenizer.token_to_id(token) for token in SHOWN_TOKENS}
         special = {token: number for token, number in ids.items() if number is not None}
+    modules, warnings = list[str](), list[str]()
     with torch.device("meta"):
         model = CLASSES[config.model_type][1](config)
         if shape is None and is_adapter(folder):
@@ -90,6 +98,7 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
                 raise ModelError("adapters already, and a recipe", where=name, mend="give the model below them, or no recipe")
             model = load_adapters(model, folder, weights=False).whole
         elif recipe is not None and recipe.adapters is not None:
+            modules, warnings = target_modules(model, recipe.adapters), reached_beyond(model, recipe.adapters)
             model = add_adapters(model, recipe.adapters, base=name).whole
         else:
             apply_freeze(model, recipe.freeze if recipe else FreezeSection())
@@ -105,6 +114,8 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
         image_tokens=(side // config.scale_factor) ** 2 if vision else None,
         tile=config.vision_config.image_size if vision else None,
         special_tokens=special,
+        modules=tuple(modules),
+        warnings=tuple(warnings),
     )
 
 

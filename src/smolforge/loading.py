@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,8 +56,8 @@ def load(
     renderer = load_renderer(base_folder(folder), images=images)
     chosen = dtype or ("bfloat16" if place.type == "cuda" else "float32")
     model, notes = load_tree(folder, renderer, dtype=chosen, device=place), tuple[str, ...]()
+    beside = folder if adapter is None else local_folder(adapter)
     if adapter is not None:
-        beside = local_folder(adapter)
         if not is_adapter(beside):
             raise ModelError("holds no adapters", where=adapter, mend="give it as the model itself")
         merge(model)
@@ -66,9 +66,9 @@ def load(
         theirs = base_of(beside)[0]
         if not read_about(beside).get("base_fingerprint") and theirs != name and Path(theirs).resolve() != folder.resolve():
             notes = (f"{adapter} was trained on {theirs}, not on {name}",)
-        folder = beside
-    if is_adapter(folder) and (kept := read_about(folder).get("quantize")):
+    if is_adapter(beside) and (kept := read_about(beside).get("quantize")):
         notes += (f"the adapters were trained beside {kept['kind']} weights; here they stand beside the full-precision ones",)
+    renderer = replace(renderer, context=renderer.context - model.num_virtual)
     return Loaded(model=model, renderer=renderer, folder=folder, notes=notes)
 
 

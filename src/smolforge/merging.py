@@ -14,9 +14,11 @@ from smolforge.data.sources.scenes import scene
 from smolforge.errors import ModelError
 from smolforge.hub import local_folder
 from smolforge.loading import Loaded, base_folder, load, merge
-from smolforge.model.adapters import is_adapter
+from smolforge.model.adapters import base_of, is_adapter, load_adapters, read_about
 from smolforge.model.attention import tree_attention
 from smolforge.model.build import read_config
+from smolforge.model.quantize import quantize
+from smolforge.recipe import QuantizeSection
 from smolforge.records import Media, Message, Part, Record
 from smolforge.training.checkpoint import processor_files, save_model
 
@@ -37,6 +39,8 @@ class Merged:
     difference: float  # by merging, in float32
     saved: float  # of the saved model in its dtype from the one with adapters in float32
     own: float  # of the model with adapters in that dtype from itself in float32: what the dtype costs anyway
+    quantized: str | None = None  # kind of the base weights that the adapters were trained beside ...
+    trained: float = 0.0  # ... and of that model, which the training measured, from the merged one
 
 
 @torch.no_grad()
@@ -76,7 +80,22 @@ def merge_run(run: str, out: Path, *, dtype: str | None = None) -> Merged:
         raise ModelError(
             f"in {chosen} the merged model is {saved:.2g} nats away, the unmerged one {own:.2g}", where=out, mend=mend
         )
-    return Merged(folder=out, dtype=chosen, prompts=tuple(before), difference=difference, saved=saved, own=own)
+    kept = read_about(folder).get("quantize")
+    trained = _distance(_log_probs(_as_trained(run, QuantizeSection(**kept))), before) if kept else 0.0
+    return Merged(
+        folder=out, dtype=chosen, prompts=tuple(before), difference=difference, saved=saved, own=own,
+        quantized=kept and kept["kind"], trained=trained,
+    )  # fmt: skip
+
+
+def _as_trained(run: str, section: QuantizeSection) -> Loaded:
+    """The adapters beside the quantised weights that they were trained beside."""
+    folder = local_folder(run)
+    loaded = load(base_of(folder)[0], dtype="float32", device="cpu", revision=base_of(folder)[1])
+    quantize(loaded.model.model, section)
+    loaded.model.attach(load_adapters(loaded.model.model, folder))
+    loaded.model.eval()
+    return loaded
 
 
 def _dtype_of(base: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -151,7 +152,9 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
         total, trainable = counts.get(component(name), (0, 0))
-        counts[component(name)] = total + parameter.numel(), trainable + parameter.numel() * parameter.requires_grad
+        packed = getattr(parameter, "quant_state", None)  # of a 4-bit weight, two numbers a byte
+        numbers = parameter.numel() if packed is None else math.prod(packed.shape)
+        counts[component(name)] = total + numbers, trainable + numbers * parameter.requires_grad
     return counts
 
 

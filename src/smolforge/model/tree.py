@@ -73,6 +73,12 @@ class TreeModel(nn.Module):
         return self.adapters[0].whole if self.adapters else self.model
 
     @property
+    def num_virtual(self) -> int:
+        """Positions that virtual tokens take of the context."""
+        one = self.adapters[0] if self.adapters else None
+        return one.count if isinstance(one, Virtual) else 0
+
+    @property
     def _ahead(self) -> Virtual | None:
         """Virtual tokens, unless they are off."""
         one = self.adapters[0] if self.adapters else None

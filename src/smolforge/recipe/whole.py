@@ -73,11 +73,8 @@ class Recipe(Section):
             return
         if self.adapters is None:
             raise ValueError("quantised weights cannot be trained themselves; give adapters, or leave quantize out")
-        method, kind = self.adapters.method, self.quantize.kind
-        if method == "pissa":
+        if self.adapters.method == "pissa":
             raise ValueError("pissa changes the base weights when it starts, and quantised ones cannot be; use lora or dora")
-        if kind == "int8" and method == "dora":
-            raise ValueError("dora needs the weights' norms, which bitsandbytes cannot give of int8; use nf4, fp4, or lora")
 
     def _reference_agrees(self, objective: PreferenceSection) -> None:
         reference = objective.reference

@@ -18,8 +18,10 @@ from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.files import write_whole
 from smolforge.machine import energy, peak_memory, versions
+from smolforge.model.adapters import grouped, reached_beyond
 from smolforge.model.build import count_parameters, load_model
 from smolforge.model.freeze import apply_freeze, thaws
+from smolforge.model.quantize import left_whole
 from smolforge.objectives import Counts, Objective, Shared, total_counts
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
@@ -71,6 +73,11 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     trainable = sum(part for _, part in counts.values())
     parts = ", ".join(f"{part} {trains:,} of {total:,}" for part, (total, trains) in counts.items())
     tracking.say(f"{recipe.model.name} on {runtime.device}: {trainable:,} parameters train ({parts})")
+    for line in reached_beyond(run.model.model, recipe.adapters) if recipe.adapters else ():
+        tracking.say(line)
+    if recipe.quantize and (whole := left_whole(run.model.model, recipe.quantize)):
+        kinds = ", ".join(f"{count} {name}" for name, count in grouped(whole).items())
+        tracking.say(f"{recipe.quantize.kind} leaves {kinds} as they are: their rows are not whole blocks of 64")
     rows = ", ".join(f"{source.name} {len(source):,} rows" for source in run.stream.sources)
     tracking.say(f"{rows}; {run.steps} steps of {recipe.batch.examples} examples, {run.folder}")
     if runtime.is_main:
@@ -331,6 +338,8 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
             "measured_on": "held-out examples" if recipe.eval.data else "training examples",
             "preferences": preferences,
             "steps": state.step,
+            "trained": sum(trains for _, trains in count_parameters(run.model.whole).values()),
+            "rows": [len(source) for source in run.stream.sources],
             "seconds": state.seconds,
             "prepare_seconds": state.prepare_seconds,
             "peak_memory_bytes": peak_memory(runtime.device),

@@ -17,6 +17,7 @@ from smolforge.errors import TrainingError
 from smolforge.model.adapters import stands_beside
 from smolforge.model.build import component
 from smolforge.recipe import OptimSection
+from smolforge.training.adamw import MOMENTS, make_adamw, moments, put_back
 
 
 class Optimizer:
@@ -32,7 +33,7 @@ class Optimizer:
         self.section, self.keep_all = section, keep_all
         self.parameters: dict[str, torch.Tensor] = {}
         self.masters: dict[str, torch.Tensor] = {}
-        self.adamw = torch.optim.AdamW(self._more(model), betas=section.betas, eps=section.eps, fused=True)
+        self.adamw = make_adamw(section, self._more(model))
 
     def extend(self, model: nn.Module) -> None:
         """Take in what has begun to train since."""
@@ -94,7 +95,7 @@ class Optimizer:
         return {part: math.sqrt(square) for part, square in squares.items()}
 
     def step(self, factor: float) -> float:
-        """Clip, update with each peak rate times `factor`, keep the gradients until `forget`. Returns the norm before clipping."""
+        """Clip, update with each peak rate times `factor`, keep gradients until `forget`. Returns the norm before clipping."""
         limit = self.section.clip if self.section.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.masters.values(), limit)
         if not torch.isfinite(norm):
@@ -114,10 +115,11 @@ class Optimizer:
 
     @torch.no_grad()
     def take_over(self, names: Iterable[str]) -> None:
-        """Parameters that something else has set: their float32 copies follow."""
+        """Parameters that something else has set: float32 copies follow where they were, and keep their digits elsewhere."""
         for name in names:
-            if self.masters[name] is not self.parameters[name]:
-                self.masters[name].copy_(self.parameters[name])
+            master, parameter = self.masters[name], self.parameters[name]
+            if master is not parameter:
+                master.copy_(torch.where(parameter == master.to(parameter.dtype), master, parameter))
 
     # state, as flat tensors ------------------------------------------------------------------------------------------
 
@@ -132,16 +134,15 @@ class Optimizer:
                 with torch.no_grad():
                     master.copy_(kept)
                     self.parameters[name].copy_(kept)
-            saved = {key: state.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if saved["step"] is not None:
-                on = {key: value.to(master.device) for key, value in saved.items() if value is not None}
-                self.adamw.state[master] = on
+            saved = {key: state[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in state}
+            if saved:
+                put_back(self.adamw, master, saved)
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, master in self.masters.items():
             if self.keep_all or master is not self.parameters[name]:
                 yield f"master.{name}", master.detach()
-            for key, value in self.adamw.state.get(master, {}).items():
+            for key, value in moments(self.adamw, master).items():
                 yield f"{key}.{name}", value
 
 

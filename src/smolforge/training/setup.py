@@ -18,9 +18,10 @@ from smolforge.hub import local_folder
 from smolforge.loading import base_folder, load_tree, merge, same_tokenizer
 from smolforge.model.adapters import BASE, add_adapters, base_fingerprint, is_adapter, refuse_another_base
 from smolforge.model.freeze import apply_freeze
+from smolforge.model.quantize import quantize
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
-from smolforge.recipe import Recipe, differences
+from smolforge.recipe import Recipe, VirtualTokens, differences
 from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files, save_model
 from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
@@ -109,6 +110,8 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     begin = _begin(recipe, checkpoint)
     whole = base_folder(begin)
     renderer = load_renderer(whole, images=recipe.images, row_tokens=recipe.batch.row_tokens)
+    if isinstance(recipe.adapters, VirtualTokens):
+        renderer = replace(renderer, context=renderer.context - recipe.adapters.tokens)
     objective = objective_of(recipe.objective)
     stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed)
     eval_stream = open_stream(recipe.eval.data, renderer, shaping=objective.shaping, seed=0) if recipe.eval.data else stream
@@ -116,7 +119,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
 
     steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
 
-    def load(name: str) -> TreeModel:
+    def load(name: str, *, whole: bool = False) -> TreeModel:
         place, rules = begin, renderer
         if name != recipe.model.name:
             place = local_folder(name)
@@ -124,9 +127,11 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
             same_tokenizer(renderer, rules, name)
         tree = load_tree(place, rules, dtype=recipe.model.dtype, device=runtime.device)
         merge(tree)
+        if recipe.quantize and name == recipe.model.name and not whole:
+            quantize(tree.model, recipe.quantize)
         return tree
 
-    model = load(recipe.model.name)
+    model = load(recipe.model.name, whole=True)
     model.gradient_checkpointing = recipe.run.gradient_checkpointing
     if recipe.adapters is None:
         apply_freeze(model.model, recipe.freeze, step=progress.step)
@@ -134,7 +139,10 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         if checkpoint:
             refuse_another_base(model.model, checkpoint)
         base, revision = _base_for_adapters(recipe, begin, model, runtime), recipe.model.revision
-        about = {"base_fingerprint": base_fingerprint(model.model)}
+        about: dict[str, Any] = {"base_fingerprint": base_fingerprint(model.model)}
+        if recipe.quantize:
+            about["quantize"] = recipe.quantize.model_dump()
+            quantize(model.model, recipe.quantize)
         adapters = add_adapters(
             model.model,
             recipe.adapters,

@@ -6,7 +6,6 @@ survive an interruption.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,12 @@ def rank_schedule(section: AdaloraSection, steps: int) -> dict[str, int]:
 class Adalora(Adapters):
     """AdaLoRA by PEFT, driven by the training loop."""
 
+    def __init__(self, model: Any, handle: Any, about: Mapping[str, Any]) -> None:
+        super().__init__(model, handle, about)
+        for name, parameter in model.named_parameters():
+            if ".ranknum." in name:  # a constant, which PEFT lets train where the model is not in float32, and never saves
+                parameter.requires_grad_(False)
+
     @property
     def _tuner(self) -> Any:
         return self.handle.base_model
@@ -69,9 +74,20 @@ class Adalora(Adapters):
 
     def save(self, draft: Path) -> None:
         config = self.handle.peft_config["default"]
-        mine = copy.deepcopy(config.rank_pattern)
+        mine = config.rank_pattern
+        config.rank_pattern = mine and self._written(mine)
         super().save(draft)
         config.rank_pattern = mine  # saving renames its keys
+
+    def _written(self, pattern: Mapping[str, list[bool]]) -> dict[str, list[bool]]:
+        """Triplets that a file must hold: those that are kept, those that were given up and have grown back since (ranks change
+        every so many steps only), and at least one a layer, for PEFT takes a rank of zero for a damaged file."""
+        parameters, written = dict(self.model.named_parameters()), {}
+        for name, kept in pattern.items():
+            rows = torch.tensor(kept) | (parameters[name].detach().flatten().cpu() != 0)  # (init_r,)
+            rows[0] |= ~rows.any()
+            written[name] = rows.tolist()
+        return written
 
     def state(self) -> dict[str, torch.Tensor]:
         pattern = self.handle.peft_config["default"].rank_pattern or {}

@@ -34,10 +34,10 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 class Bottleneck(nn.Module):
     """A linear layer with an adapter behind it: (..., in) -> (..., D)."""
 
-    def __init__(self, base_layer: Any, section: BottleneckSection) -> None:
+    def __init__(self, base_layer: Any, section: BottleneckSection, dtype: torch.dtype) -> None:
         super().__init__()
         width = base_layer.out_features
-        places = {"device": base_layer.weight.device, "dtype": _dtype(base_layer)}
+        places = {"device": base_layer.weight.device, "dtype": dtype}
         self.base_layer = base_layer
         down, up = nn.Linear(width, section.r, **places), nn.Linear(section.r, width, **places)
         self.bottleneck = nn.ModuleDict(
@@ -56,11 +56,6 @@ class Bottleneck(nn.Module):
 
     def enable_adapters(self, enabled: bool) -> None:
         self.on = enabled
-
-
-def _dtype(layer: Any) -> torch.dtype:
-    """What a layer's outputs are kept in; a quantised weight is no floating-point number and says nothing."""
-    return layer.weight.dtype if layer.weight.dtype.is_floating_point else getattr(layer, "compute_dtype", None) or torch.float32
 
 
 class Bottlenecks(Adapters):
@@ -89,8 +84,9 @@ def put_bottlenecks(
 ) -> Bottlenecks:
     """Freeze a model and put an adapter behind each of its linear layers in `names`."""
     model.requires_grad_(False)
+    dtype = model.get_input_embeddings().weight.dtype  # a quantised layer's own says nothing of its outputs'
     for name in names:
-        model.set_submodule(name, Bottleneck(model.get_submodule(name), section))
+        model.set_submodule(name, Bottleneck(model.get_submodule(name), section, dtype))
     config = {
         "peft_type": PEFT_TYPE, "base_model_name_or_path": base, "revision": revision, "target_modules": list(names),
         "section": section.model_dump(mode="json"),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from smolforge.errors import ModelError, RecipeError
 from smolforge.model.adapters.adalora import Adalora, rank_schedule
 from smolforge.model.adapters.bottleneck import PEFT_TYPE, load_bottlenecks, put_bottlenecks
 from smolforge.model.adapters.inside import Adapters
-from smolforge.model.adapters.origin import WEIGHTS, base_of, read_about, read_config
+from smolforge.model.adapters.origin import WEIGHTS, base_of, read_about, read_config, stands_beside
 from smolforge.model.adapters.pissa import Pissa
 from smolforge.model.adapters.targets import INNER, target_modules
 from smolforge.model.adapters.virtual import Virtual
 from smolforge.model.build import quiet
+from smolforge.model.quantize import keep_out_kernels
 from smolforge.recipe import (
     AdaloraSection,
     AdapterSection,
@@ -61,6 +65,7 @@ def add_adapters(
     torch.manual_seed(seed)
     if isinstance(section, BottleneckSection):
         return put_bottlenecks(model, section, names, about, base=str(base), revision=revision)
+    keep_out_kernels()
     config = CONFIGS[type(section)](section, names, steps)
     if isinstance(section, InLayers) and section.train:
         config.modules_to_save = _in_full(model)
@@ -70,6 +75,7 @@ def add_adapters(
         handle = get_peft_model(model, config, autocast_adapter_dtype=False)  # float32 masters are the optimiser's
     handle.peft_config["default"].base_model_name_or_path = str(base)
     handle.peft_config["default"].revision = revision
+    _in_the_model_s_dtype(model)
     adapters = _kind(handle, section)(model, handle, about)
     if isinstance(adapters, Pissa):
         kept = {name.removeprefix("pissa."): tensor for name, tensor in (state or {}).items() if name.startswith("pissa.")}
@@ -88,8 +94,8 @@ def load_adapters(model: Any, folder: Path, *, weights: bool = True) -> Adapters
     Raises:
         ModelError: they do not fit the model.
     """
+    keep_out_kernels()
     from peft import PeftConfig, PeftModel, get_peft_model
-    from safetensors import SafetensorError
 
     about = read_about(folder)
     if weights and not (folder / WEIGHTS).is_file():
@@ -97,19 +103,58 @@ def load_adapters(model: Any, folder: Path, *, weights: bool = True) -> Adapters
     if read_config(folder).get("peft_type") == PEFT_TYPE:
         return load_bottlenecks(model, folder, about, weights=weights)
     try:
-        with quiet():
+        with quiet(), _whole_or_refused():
             if weights:
                 handle = PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False)
+                _refuse_left_over(handle, folder / WEIGHTS)
             else:
                 config = PeftConfig.from_pretrained(str(folder))
                 config.inference_mode = False
                 handle = get_peft_model(model, config)
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        _in_the_model_s_dtype(model)
+        adapters = _kind(handle, None)(model, handle, about)
+        if isinstance(adapters, Virtual) and weights:
+            adapters.refuse_other_shapes()
+    except (
+        RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError, SafetensorError, UserWarning,
+    ) as error:  # fmt: skip
         first = str(error).strip().splitlines()[0]
         raise ModelError(
             f"the adapters do not fit {base_of(folder)[0]} ({first})", where=folder, mend="use the model they belong to"
         ) from error
-    return _kind(handle, None)(model, handle, about)
+    return adapters
+
+
+def _in_the_model_s_dtype(model: Any) -> None:
+    """PEFT makes adapters in what the layer beneath is kept or computed in, and of a quantised one that is not the model's."""
+    dtype = model.get_input_embeddings().weight.dtype
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if stands_beside(name) and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+@contextmanager
+def _whole_or_refused() -> Iterator[None]:
+    """PEFT draws weights that a file lacks at random and only warns; and it takes AdaLoRA's ranks for another method's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
+        yield
+
+
+def _refuse_left_over(handle: Any, file: Path) -> None:
+    """PEFT leaves out, without a word, what a file has for layers that the model has not.
+
+    Raises:
+        ValueError: there is such a weight.
+    """
+    from peft import get_peft_model_state_dict
+
+    taken = get_peft_model_state_dict(handle, save_embedding_layers=False)
+    with safe_open(file, framework="pt") as tensors:
+        left = [name for name in tensors.keys() if stands_beside(name) and name not in taken]  # noqa: SIM118 - no mapping
+    if left:
+        raise ValueError(f"no place for {left[0]}")
 
 
 def _kind(handle: Any, section: AdapterSection | None) -> type[Adapters]:

@@ -76,8 +76,9 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     file = folder / ABOUT
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return dict(about.items())
+    except (ValueError, AttributeError) as error:
         raise ModelError("is damaged", where=file, mend="copy the adapters again") from error
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +54,13 @@ class Virtual(Adapters):
         finally:
             self.on = True
 
+    def save(self, draft: Path) -> None:
+        """What the encoder gives, which PEFT asks it for here: without the dropout of a run that is training."""
+        mode = self.encoder.training
+        self.encoder.eval()
+        super().save(draft)
+        self.encoder.train(mode)
+
     def embeddings(self) -> torch.Tensor | None:
         """Virtual tokens to run through the layers in front of the text, (n, D); None where layers get their own."""
         return None if self._layered else self.handle.get_prompt(batch_size=1)[0]
@@ -64,6 +72,25 @@ class Virtual(Adapters):
             return None
         cache = self.handle.get_prompt(batch_size=1)
         return [(layer.keys[0].transpose(0, 1), layer.values[0].transpose(0, 1)) for layer in cache.layers]
+
+    @torch.no_grad()
+    def refuse_other_shapes(self) -> None:
+        """PEFT reads virtual tokens of any width and depth, whatever the model's.
+
+        Raises:
+            ValueError: they are not the model's.
+        """
+        text = self.model.config.get_text_config()
+        heads, width = text.num_key_value_heads, text.head_dim
+        given, own = self.keys_values(), self.embeddings()
+        found: list[tuple[int, ...]]
+        here: list[tuple[int, ...]]
+        if own is not None:
+            found, here = [tuple(own.shape[1:])], [(text.hidden_size,)]
+        else:
+            found, here = [tuple(keys.shape[1:]) for keys, _ in given or ()], [(heads, width)] * text.num_hidden_layers
+        if found != here:
+            raise ValueError(f"virtual tokens of {len(found)} x {found[0]} numbers there, and {len(here)} x {here[0]} here")
 
     @property
     def _layered(self) -> bool:
