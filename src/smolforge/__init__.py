@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from smolforge.generation import Answer
     from smolforge.loading import Loaded
     from smolforge.merging import Merged
+    from smolforge.publishing.push import Pushed
     from smolforge.recipe import ImagesSection, Recipe
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "describe", "evaluate", "generate", "load", "merge", "score", "train"]
+__all__ = ["UserError", "describe", "evaluate", "generate", "load", "merge", "push", "score", "train"]
 
 
 def load(
@@ -207,6 +208,35 @@ def merge(run: str, out: str | Path, *, dtype: str | None = None) -> Merged:
     from smolforge.merging import merge_run
 
     return merge_run(str(run), Path(out), dtype=dtype)
+
+
+def push(
+    model: str,
+    repo: str,
+    *,
+    dry_run: bool = False,
+    private: bool = False,
+    license: str | None = None,
+    base: str | None = None,
+    out: Path | None = None,
+) -> Pushed:
+    """A model to the Hugging Face Hub, with a card written from its run; files and card in one commit.
+
+    Args:
+        model: folder of a finished run, of a model or of adapters.
+        repo: owner/name on the Hub.
+        dry_run: write the card and list the files only; no network, no token.
+        private: of a repository that is made by this push; one that exists must be private already.
+        license: identifier such as apache-2.0.
+        base: name of the base model on the Hub, where the run knows it as a folder.
+        out: folder of the card, or a file *.md; RUN/hub, or hub/NAME of a model that is no run's, when left out.
+
+    Raises:
+        UserError: a run that is not finished, files that cannot be published, or what the Hub refused.
+    """
+    from smolforge.publishing.push import push as push_
+
+    return push_(model, repo, dry_run=dry_run, private=private, license=license, base=base, out=out)
 
 
 def describe(name: str, *, recipe: Recipe | str | Path | None = None) -> Description:

@@ -1,0 +1,180 @@
+"""What each verb does: call the library, print what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from smolforge.errors import UserError
+
+if TYPE_CHECKING:
+    from smolforge.loading import Loaded
+
+
+def quickstart(options: argparse.Namespace) -> int:
+    print("a tiny SmolVLM learns to describe drawn scenes, then to prefer true captions; loading PyTorch", file=sys.stderr)
+    from smolforge.quickstart import quickstart
+    from smolforge.report import write_report
+
+    metrics = quickstart(options.dir, steps=options.steps, dpo_steps=options.dpo_steps)
+    page = write_report(options.dir)
+    for stage, scores in metrics.items():
+        known = {name: scores[name] for name in ("exact", "recall", "hallucination")}
+        words = ", ".join(f"{name} {'–' if score is None else f'{score:.1%}'}" for name, score in known.items())
+        print(f"{stage:>6}: {words}")
+    print(f"report: {page}")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    from smolforge.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: a misspelt key answers at once
+    print(f"loading {recipe.model.name}", file=sys.stderr)
+    from smolforge.report import write_report
+    from smolforge.training.loop import train
+
+    print(f"report: {write_report(train(recipe))}")
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    import smolforge
+    from smolforge.recipe import ImagesSection
+
+    images = ImagesSection(longest_edge=options.longest_edge)
+    model = smolforge.load(options.model, dtype=options.dtype, device=options.device, images=images)
+    _tell(model)
+    answer = smolforge.generate(
+        model, options.prompt, images=options.image, max_new_tokens=options.max_new_tokens, temperature=options.temperature,
+        top_p=options.top_p, top_k=options.top_k, seed=options.seed,
+    )  # fmt: skip
+    for change in answer.changes:
+        print(f"smolforge: the prompt was too long: {change}", file=sys.stderr)
+    result = {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
+    print(json.dumps(result, ensure_ascii=False) if options.json else answer.text)
+    return 0
+
+
+def _tell(model: Loaded) -> None:
+    for note in model.notes:
+        print(f"smolforge: {note}", file=sys.stderr)
+
+
+def score(options: argparse.Namespace) -> int:
+    import smolforge
+
+    model = smolforge.load(options.model, dtype=options.dtype, device=options.device)
+    _tell(model)
+    results = smolforge.score(model, options.data, split=options.split, prompt=options.prompt)
+    failed = changed = total = 0
+    out = options.out.open("w", encoding="utf-8") if options.out else sys.stdout
+    try:
+        for result in results:
+            total += 1
+            failed += "error" in result
+            changed += "changes" in result
+            print(json.dumps(result), file=out, flush=True)
+    finally:
+        if options.out:
+            out.close()
+    if changed:
+        print(f"smolforge: {changed} records gave up tiles or text to fit; their lines say what", file=sys.stderr)
+    if failed:
+        print(f"smolforge: {failed} of {total} records could not be scored; their lines say why", file=sys.stderr)
+    return int(failed == total > 0)
+
+
+def compare(options: argparse.Namespace) -> int:
+    from smolforge.report import compare_folders, comparison_lines, write_comparison
+
+    compared = compare_folders(options.before, options.after)
+    for line in comparison_lines(compared):
+        print(line)
+    out = options.out or options.after / "comparison.html"
+    print(f"page: {write_comparison(options.before, options.after, out, compared=compared)}")
+    return 0
+
+
+def merge(options: argparse.Namespace) -> int:
+    import smolforge
+
+    merged = smolforge.merge(options.run_folder, options.out, dtype=options.dtype)
+    where = " and ".join(merged.prompts)
+    print(f"merging changed no log-prob on {where} by more than {merged.difference:.1e} nats (float32)")
+    if merged.dtype != "float32":
+        print(f"saved in {merged.dtype}: {merged.saved:.2g} nats from float32, where the model with adapters is {merged.own:.2g}")
+    if merged.quantized:
+        print(
+            f"merged into the full-precision weights; beside the {merged.quantized} ones of the training the adapters were up to "
+            f"{merged.trained:.2g} nats from this"
+        )
+    print(f"model: {merged.folder}")
+    return 0
+
+
+def push(options: argparse.Namespace) -> int:
+    import smolforge
+    from smolforge.publishing.contents import listing
+
+    pushed = smolforge.push(
+        options.model, options.repo, dry_run=options.dry_run, private=options.private, license=options.license, base=options.base,
+        out=options.out,
+    )  # fmt: skip
+    for line in [*listing(pushed.files), *(f"stays here: {name}" for name in pushed.left_out), f"card: {pushed.card}"]:
+        print(line)
+    print(f"pushed: {pushed.url}" if pushed.url else f"nothing was pushed to {pushed.repo}: a dry run")
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    import smolforge
+    from smolforge.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe) if options.recipe else None
+    name = options.model or (recipe.model.name if recipe else None)
+    if name is None:
+        raise UserError("nothing to describe", mend="give a model, a recipe with --recipe, or both")
+    about = smolforge.describe(name, recipe=recipe)
+    if options.json:
+        print(json.dumps(vars(about) | {"total": about.total, "trainable": about.trainable}))
+        return 0
+    print(f"{about.name} ({about.model_type})\n")
+    print(f"{'component':<12}{'parameters':>16}{'trainable':>16}")
+    for part, (total, trainable) in [*about.parameters.items(), ("total", (about.total, about.trainable))]:
+        print(f"{part:<12}{total:>16,}{trainable:>16,}")
+    if recipe:
+        print(f"\n{about.share}")
+    if about.modules:
+        print(f"\nadapters in {len(about.modules)} layers:")
+        for pattern, count in about.layers.items():
+            print(f"  {count:>4}  {pattern}")
+    for line in about.warnings:
+        print(f"warning: {line}")
+    print(f"\ncontext          {about.context:,} tokens\nvocabulary       {about.vocabulary:,}")
+    if about.image_tokens:
+        print(f"image            {about.image_tokens} tokens a tile of {about.tile} x {about.tile} pixels")
+    print(
+        "special tokens   "
+        + "\n                 ".join(f"{number:>6}  {token}" for token, number in about.special_tokens.items())
+    )
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from smolforge.report import write_report
+
+    print(write_report(*options.runs, out=options.out))
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from smolforge.doctor import examine
+
+    failed = False
+    for finding in examine():
+        failed |= finding.state == "fail"
+        print(f"{finding.state:<5} {finding.topic:<14} {finding.words}")
+    return int(failed)
