@@ -85,7 +85,7 @@ def test_what_was_trained_on_what(write_run, tmp_path):
         eval={},
     )
     told = words(whole(write_report(folder)))
-    for part in ("loss 0.8 sigmoid + 0.2 bco_pair, beta 0.1", "adapters only: lora of rank 4, alpha 16, on text, vision",
+    for part in ("loss 0.8 sigmoid + 0.2 bco_pair, beta 0.1", "adapters only: lora (r 4, alpha 16) on text, vision",
                  "a (train, weight 2); b / c (train[:5%], weight 1)", "measured on training examples"):  # fmt: skip
         assert part in told, part
 

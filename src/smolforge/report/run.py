@@ -24,6 +24,8 @@ from smolforge.report.evaluation import (
 from smolforge.report.page import Html, duration, facts, join, picture, read_json, section, table, tag
 from smolforge.training.tracking import read_metrics
 
+ADAPTER_SETTINGS = ("placement", "r", "init_r", "alpha", "tokens", "projection", "encoder")  # that a page tells
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -237,17 +239,32 @@ def _objective(objective: Mapping[str, Any]) -> str:
 
 
 def _trains(recipe: Mapping[str, Any]) -> str:
-    """Adapters, or what is not frozen."""
+    """Adapters, or what is not frozen.
+
+    >>> _trains({"adapters": {"method": "prefix", "tokens": 20}})
+    'adapters only: prefix (tokens 20) on text'
+    >>> _trains({"freeze": {"vision": 100, "connector": True, "embeddings": False, "decoder_layers": 4}})
+    'all weights but vision before step 100, connector, first 4 decoder layers'
+    """
     adapters = recipe.get("adapters")
     if adapters:
-        parts = ", ".join(adapters["on"])
-        return f"adapters only: {adapters['method']} of rank {adapters['r']}, alpha {adapters['alpha']:g}, on {parts}"
-    frozen = [
-        name.replace("_", " ") if value is True else f"first {value} {name.replace('_', ' ')}"
-        for name, value in recipe["freeze"].items()
-        if value
-    ]
+        settings = ", ".join(f"{name} {_short(adapters[name])}" for name in ADAPTER_SETTINGS if name in adapters)
+        also = f", and {', '.join(adapters['train'])} in full" if adapters.get("train") else ""
+        beside = f", beside {recipe['quantize']['kind']} weights" if recipe.get("quantize") else ""
+        words = f"{adapters['method']} ({settings})" if settings else adapters["method"]
+        return f"adapters only: {words} on {', '.join(adapters.get('on', ['text']))}{also}{beside}"
+    frozen = []
+    for name, value in recipe["freeze"].items():
+        words = name.replace("_", " ")
+        if value is True:
+            frozen.append(words)
+        elif value:
+            frozen.append(f"first {value} {words}" if name == "decoder_layers" else f"{words} before step {value}")
     return f"all weights but {', '.join(frozen)}" if frozen else "all weights"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _sources(sources: list[dict[str, Any]]) -> str:
@@ -260,7 +277,7 @@ def _sources(sources: list[dict[str, Any]]) -> str:
 
 
 def _rate(rate: float | Mapping[str, float]) -> str:
-    return f"{rate:g}" if isinstance(rate, int | float) else ", ".join(f"{part} {value:g}" for part, value in rate.items())
+    return f"{rate:g}" if isinstance(rate, int | float) else ", ".join(f"{part} {value:g}" for part, value in rate.items() if value)
 
 
 def _curves(run: Run) -> Html:
