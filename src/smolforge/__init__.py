@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from smolforge.description import Description
     from smolforge.evals.results import Task
+    from smolforge.exporting import Exported
     from smolforge.generation import Answer
     from smolforge.loading import Loaded
     from smolforge.merging import Merged
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from smolforge.recipe import ImagesSection, Recipe
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "describe", "evaluate", "generate", "load", "merge", "push", "score", "train"]
+__all__ = ["UserError", "describe", "evaluate", "export", "generate", "load", "merge", "push", "score", "train"]
 
 
 def load(
@@ -208,6 +209,25 @@ def merge(run: str, out: str | Path, *, dtype: str | None = None) -> Merged:
     from smolforge.merging import merge_run
 
     return merge_run(str(run), Path(out), dtype=dtype)
+
+
+def export(model: str, out: str | Path, *, to: str, dtype: str | None = None) -> Exported:
+    """A model for llama.cpp, ONNX Runtime or MLX, asked there before it is kept.
+
+    Args:
+        model: folder, run, .gguf file or Hub name; adapters are merged.
+        to: gguf, onnx or mlx.
+        dtype: of the weights in the files; float16 for gguf, float32 for onnx, bfloat16 for mlx when left out.
+
+    Returns:
+        Where it is, and how far its log-probs and greedy tokens are from smolforge's.
+
+    Raises:
+        UserError: what the target cannot hold faithfully, a missing run-time, or a result that says something else.
+    """
+    from smolforge.exporting import export as export_
+
+    return export_(str(model), Path(out), to=to, dtype=dtype)
 
 
 def push(

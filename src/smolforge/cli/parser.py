@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smolforge.cli.evaluating import evaluate
-from smolforge.cli.verbs import compare, describe, doctor, generate, merge, push, quickstart, report, score, train
+from smolforge.cli.verbs import compare, describe, doctor, export, generate, merge, push, quickstart, report, score, train
 from smolforge.evals.names import METRICS, TASKS
 
 
@@ -126,6 +126,18 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("run_folder", metavar="RUN", help="run, folder or Hub name with adapters")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder of the merged model")
     verb.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the saved weights (default: the base model's)")
+
+    verb = _verb(
+        verbs, export, "a model for llama.cpp, ONNX Runtime or MLX, asked there before it is kept",
+        "smolforge export runs/mine out --to gguf", "smolforge export runs/mine out --to gguf --dtype q8_0",
+        "smolforge export runs/mine out --to onnx", "smolforge export runs/mine out --to mlx --dtype 4bit",
+    )  # fmt: skip
+    verb.add_argument("model", metavar="MODEL", help="folder, run, .gguf file or Hub name; adapters are merged")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder of the result")
+    verb.add_argument("--to", required=True, choices=("gguf", "onnx", "mlx"), help="whose files")
+    verb.add_argument(
+        "--dtype", help="of the weights in the files (default: float16 for gguf, float32 for onnx, bfloat16 for mlx)"
+    )
 
     verb = _verb(
         verbs, push, "a model to the Hugging Face Hub, with a card written from its run",

@@ -115,6 +115,19 @@ def merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> int:
+    import smolforge
+
+    done = smolforge.export(options.model, options.out, to=options.to, dtype=options.dtype)
+    asked, same = " and ".join(done.prompts), "equal" if done.greedy else "differ"
+    print(f"{asked}: {done.difference:.2g} nats from smolforge at most ({done.dtype} alone costs {done.own:.2g})")
+    print(f"greedy tokens {same}")
+    for note in done.notes:
+        print(f"note: {note}")
+    print(f"model: {done.folder} ({sum(done.files.values()) / 2**20:.1f} MiB)")
+    return 0
+
+
 def push(options: argparse.Namespace) -> int:
     import smolforge
     from smolforge.publishing.contents import listing
