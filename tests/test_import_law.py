@@ -22,8 +22,8 @@ NEIGHBOURS = {
     ("model", "data.batch"),  # the row's type
     ("recipe", "errors"), ("store", "errors"), ("hub", "errors"), ("records", "errors"),
     ("cli", "quickstart"), ("cli", "report"), ("cli", "doctor"), ("cli", "__init__"), ("__init__", "merging"),
-    ("publishing", "report.page"), ("publishing", "report.run"), ("publishing", "report.evaluation"), ("publishing", "report.words"),
-    ("__init__", "publishing.push"), ("__init__", "exporting"), ("cli", "publishing.contents"),
+    ("publishing", "report.page"), ("publishing", "report.run"), ("publishing", "report.evaluation"),
+    ("publishing", "report.words"), ("__init__", "publishing.push"), ("__init__", "exporting"), ("cli", "publishing.contents"),
 }  # fmt: skip
 
 

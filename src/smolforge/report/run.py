@@ -277,7 +277,9 @@ def _sources(sources: list[dict[str, Any]]) -> str:
 
 
 def _rate(rate: float | Mapping[str, float]) -> str:
-    return f"{rate:g}" if isinstance(rate, int | float) else ", ".join(f"{part} {value:g}" for part, value in rate.items() if value)
+    if isinstance(rate, int | float):
+        return f"{rate:g}"
+    return ", ".join(f"{part} {value:g}" for part, value in rate.items() if value)
 
 
 def _curves(run: Run) -> Html:
