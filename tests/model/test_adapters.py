@@ -31,7 +31,7 @@ from smolforge.model.adapters import (
 )
 from smolforge.model.build import component, load_model
 from smolforge.model.tree import TreeModel
-from smolforge.recipe import DataSection, LoraSection, parse_recipe
+from smolforge.recipe import AdaloraSection, DataSection, LoraSection, parse_recipe
 from smolforge.training.loop import train
 
 
@@ -412,3 +412,18 @@ def test_a_base_inside_a_run_is_found_where_the_run_was_moved(tmp_path: Path) ->
     (tmp_path / "moved" / "base").mkdir()
     (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "old" / "base")}))
     assert base_of(model) == (str(tmp_path / "moved" / "base"), None)
+
+
+def test_ranks_settle_though_the_step_they_settle_at_was_empty(tiny: Path) -> None:
+    """A step without a usable example changes nothing, so AdaLoRA hears of it never. Its budget is reached at the next."""
+    tree = load_tree(tiny, load_renderer(tiny), dtype="float32", device=torch.device("cpu"))
+    section = AdaloraSection(method="adalora", r=2, init_r=4, settle=0.5, every=100)
+    adapters = add_adapters(tree.model, section, base=tiny, steps=10)
+    generator = torch.Generator().manual_seed(0)
+    for step in (0, 1, 2, 3, 4, 6, 7):  # they settle at 5
+        gradients = {
+            name: torch.randn(p.shape, generator=generator) for name, p in tree.model.named_parameters() if p.requires_grad
+        }
+        adapters.after_step(step, gradients)
+    pattern = adapters.handle.peft_config["default"].rank_pattern
+    assert sum(map(sum, pattern.values())) == 2 * len(pattern)

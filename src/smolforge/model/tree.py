@@ -50,6 +50,7 @@ class TreeModel(nn.Module):
         self.model = model
         self.adapters: list[Adapters] = []  # one at most
         self.virtual: nn.Module | None = None  # what makes virtual tokens, where the adapters are such
+        self.thaws: tuple[str, ...] = ()  # parts that train from a later step on
         self.gradient_checkpointing = gradient_checkpointing
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -115,10 +116,14 @@ class TreeModel(nn.Module):
 
     @property
     def boundary(self) -> Literal["vision", "connector"] | None:
-        """The deepest part on the pictures' way that does not train: what it says of a picture stays the same."""
-        if not self.has_vision or any(p.requires_grad for p in self.vision.parameters()):
+        """The deepest part on the pictures' way that never trains: what it says of a picture stays the same."""
+        if not self.has_vision or self._trains("vision", self.vision):
             return None
-        return "vision" if any(p.requires_grad for p in self.connector.parameters()) else "connector"
+        return "vision" if self._trains("connector", self.connector) else "connector"
+
+    def _trains(self, part: str, module: nn.Module) -> bool:
+        """Now or later."""
+        return part in self.thaws or any(p.requires_grad for p in module.parameters())
 
     @property
     def feature_size(self) -> int:

@@ -25,6 +25,7 @@ from smolforge.model.quantize import left_whole
 from smolforge.objectives import Counts, Objective, Shared, total_counts
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
+from smolforge.recipe import COMPONENTS
 from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, load_state, prune, save_checkpoint, save_model
 from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
@@ -78,6 +79,9 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     if recipe.quantize and (whole := left_whole(run.model.model, recipe.quantize)):
         kinds = ", ".join(f"{count} {name}" for name, count in grouped(whole).items())
         tracking.say(f"{recipe.quantize.kind} leaves {kinds} as they are: their rows are not whole blocks of 64")
+    for part in COMPONENTS:
+        if recipe.freeze.until(part) >= run.steps:
+            tracking.say(f"{part} stays frozen: freeze.{part} is {recipe.freeze.until(part)}, and the run has {run.steps} steps")
     rows = ", ".join(f"{source.name} {len(source):,} rows" for source in run.stream.sources)
     tracking.say(f"{rows}; {run.steps} steps of {recipe.batch.examples} examples, {run.folder}")
     if runtime.is_main:
@@ -211,7 +215,7 @@ def thaw(run: Setup, tracking: Tracking) -> None:
         apply_freeze(run.model.model, section, step=step)
         run.optimizer.extend(run.model.whole)
         run.progress.pictures_checked = False
-        tracking.say(f"step {step}: {' and '.join(parts)} train from here on")
+        tracking.say(f"step {step}: {' and '.join(parts)} {'trains' if len(parts) == 1 else 'train'} from here on")
 
 
 def penalize(run: Setup, runtime: Runtime) -> None:

@@ -21,7 +21,7 @@ from smolforge.model.freeze import apply_freeze
 from smolforge.model.quantize import quantize
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
-from smolforge.recipe import Recipe, VirtualTokens, differences
+from smolforge.recipe import COMPONENTS, Recipe, VirtualTokens, differences
 from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files, save_model
 from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
@@ -135,6 +135,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     model.gradient_checkpointing = recipe.run.gradient_checkpointing
     if recipe.adapters is None:
         apply_freeze(model.model, recipe.freeze, step=progress.step)
+        model.thaws = tuple(part for part in COMPONENTS if recipe.freeze.until(part) > 0)
     else:
         if checkpoint:
             refuse_another_base(model.model, checkpoint)

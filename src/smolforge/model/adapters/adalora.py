@@ -1,6 +1,6 @@
 """AdaLoRA (Zhang et al. 2023): updates P diag(E) Q whose ranks move to where they matter while training.
 
-PEFT scores and masks the triplets. Here its schedule gets the run's steps, its scores the optimiser's float32 gradients, and both
+PEFT scores and masks the triplets. Here its schedule gets the run's steps, its scores the optimiser's gradients, and both
 survive an interruption.
 """
 
@@ -67,6 +67,10 @@ class Adalora(Adapters):
         kept = {name: p.grad for name, p in trained.items()}
         for name, p in trained.items():
             p.grad = gradients[name].to(p.dtype)
+        config = self.handle.peft_config["default"]
+        settled = config.total_step - config.tfinal
+        if step > settled and self._tuner.rankallocator.ipt:  # step `settled` had no usable example: the scores still wait
+            step = settled
         self._tuner.update_and_allocate(step)
         for name, p in trained.items():
             p.grad = kept[name]
