@@ -16,14 +16,16 @@ FLOORS = {
     "data": 1, "model": 1,
     "loading": 2, "objectives": 3, "generation": 3, "scoring": 3, "description": 3,
     "training": 4, "evals": 4,
-    "exporting": 5, "merging": 5, "publishing": 5, "report": 5, "doctor": 5, "quickstart": 5, "cli": 5, "__init__": 5,
+    "estimating": 5, "exporting": 5, "merging": 5, "publishing": 5, "report": 5, "doctor": 5, "quickstart": 5, "cli": 5,
+    "__init__": 5,
 }  # fmt: skip
 NEIGHBOURS = {
     ("model", "data.batch"),  # the row's type
     ("recipe", "errors"), ("store", "errors"), ("hub", "errors"), ("records", "errors"),
     ("cli", "quickstart"), ("cli", "report"), ("cli", "doctor"), ("cli", "__init__"), ("__init__", "merging"),
     ("publishing", "report.page"), ("publishing", "report.run"), ("publishing", "report.evaluation"),
-    ("publishing", "report.words"), ("__init__", "publishing.push"), ("__init__", "exporting"), ("cli", "publishing.contents"),
+    ("publishing", "report.words"), ("__init__", "publishing.push"), ("__init__", "exporting"), ("__init__", "estimating"),
+    ("cli", "publishing.contents"), ("cli", "estimating.comparing"), ("cli", "estimating.tables"),
 }  # fmt: skip
 
 

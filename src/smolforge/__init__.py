@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from smolforge.description import Description
+    from smolforge.estimating import Estimate
     from smolforge.evals.results import Task
     from smolforge.exporting import Exported
     from smolforge.generation import Answer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from smolforge.recipe import ImagesSection, Recipe
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "describe", "evaluate", "export", "generate", "load", "merge", "push", "score", "train"]
+__all__ = ["UserError", "describe", "estimate", "evaluate", "export", "generate", "load", "merge", "push", "score", "train"]
 
 
 def load(
@@ -209,6 +210,22 @@ def merge(run: str, out: str | Path, *, dtype: str | None = None) -> Merged:
     from smolforge.merging import merge_run
 
     return merge_run(str(run), Path(out), dtype=dtype)
+
+
+def estimate(recipe: Recipe | str | Path, *, gpu: str | None = None) -> Estimate:
+    """Memory by part and time of a recipe's step, before it runs. Reads no weights.
+
+    Args:
+        recipe: file, or built `Recipe`.
+        gpu: a GPU by name, such as L4 or RTX 3060; where the recipe would run on this machine when left out.
+
+    Raises:
+        UserError: no such GPU, no such model, or a recipe that does not fit it.
+    """
+    from smolforge.estimating import estimate as estimate_
+    from smolforge.recipe import Recipe, load_recipe
+
+    return estimate_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), gpu=gpu)
 
 
 def export(model: str, out: str | Path, *, to: str, dtype: str | None = None) -> Exported:

@@ -7,7 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smolforge.cli.evaluating import evaluate
-from smolforge.cli.verbs import compare, describe, doctor, export, generate, merge, push, quickstart, report, score, train
+from smolforge.cli.verbs import (
+    compare,
+    describe,
+    doctor,
+    estimate,
+    export,
+    generate,
+    merge,
+    push,
+    quickstart,
+    report,
+    score,
+    train,
+)
 from smolforge.evals.names import METRICS, TASKS
 
 
@@ -126,6 +139,16 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("run_folder", metavar="RUN", help="run, folder or Hub name with adapters")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder of the merged model")
     verb.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the saved weights (default: the base model's)")
+
+    verb = _verb(
+        verbs, estimate, "memory and time of a recipe before it runs; reads no weights",
+        'smolforge estimate recipes/qlora-smolvlm.yaml --gpu "RTX 3060"', "smolforge estimate recipes/captions.yaml --compare",
+        "smolforge estimate recipes/captions.yaml model.name=smolvlm-256m batch.row_tokens=2048",
+    )  # fmt: skip
+    verb.add_argument("recipe", help="YAML file; its model may be a preset, such as smolvlm-256m")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    verb.add_argument("--gpu", metavar="NAME", help="a GPU by name, such as L4 or RTX 3060 (default: this machine)")
+    verb.add_argument("--compare", action="store_true", help="all methods side by side, and the longest row that fits")
 
     verb = _verb(
         verbs, export, "a model for llama.cpp, ONNX Runtime or MLX, asked there before it is kept",

@@ -115,6 +115,21 @@ def merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def estimate(options: argparse.Namespace) -> int:
+    from smolforge.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    import smolforge
+    from smolforge.estimating.comparing import compare
+    from smolforge.estimating.tables import lines, table
+
+    print("\n".join(lines(smolforge.estimate(recipe, gpu=options.gpu), steps=recipe.run.steps)))
+    if options.compare:
+        told = compare(recipe, gpu=options.gpu, say=lambda name: print(f"rehearsing {name}", file=sys.stderr))
+        print("\n" + "\n".join(table(told)))
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     import smolforge
 
