@@ -12,7 +12,16 @@ from torch.nn import functional as F
 from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.render import Example, Node
 from smolforge.model import attention
-from smolforge.model.attention import Attend, block_attention, flex_attention, tree_attention, tree_blocks, tree_mask
+from smolforge.model.attention import (
+    Attend,
+    Prefix,
+    behind,
+    block_attention,
+    flex_attention,
+    tree_attention,
+    tree_blocks,
+    tree_mask,
+)
 
 HEADS, GROUPS, WIDTH = 4, 2, 8
 
@@ -45,9 +54,13 @@ def heads(length: int) -> tuple[torch.Tensor, ...]:
 
 
 def dense(batch: PackedBatch) -> Attend:
-    mask = tree_mask(batch.node_ids, batch.ancestry)
+    seen = tree_mask(batch.node_ids, batch.ancestry)  # (L, L)
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
+        mask = seen
+        if prefix is not None:  # every row sees every virtual token
+            k, v = torch.cat([prefix[0], k]), torch.cat([prefix[1], v])
+            mask = torch.cat([torch.ones(len(q), len(prefix[0]), dtype=torch.bool), mask], 1)  # (L, n + L)
         q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True).transpose(0, 1)
 
@@ -150,3 +163,59 @@ def test_neighbours_change_nothing() -> None:
     torch.testing.assert_close(
         tree_attention(packed)(q, k, v, 0.3)[:n], tree_attention(alone)(q[:n], k[:n], v[:n], 0.3), rtol=0, atol=1e-6
     )
+
+
+# --- virtual tokens ---------------------------------------------------------------------------------------------------
+
+
+def with_prefix(attend: Attend, batch: PackedBatch, ahead: int) -> list[torch.Tensor]:
+    """Output and the gradients of queries, keys, values, and the prefix's keys and values."""
+    *inputs, back = heads(batch.num_tokens)
+    inputs = [x.requires_grad_() for x in (*inputs, *heads(1000 + ahead)[1:3])]
+    inputs[3:] = [x[:ahead].detach().requires_grad_() for x in inputs[3:]]
+    out = attend(*inputs[:3], 0.3, (inputs[3], inputs[4]))
+    out.backward(back)
+    return [out.detach(), *(x.grad for x in inputs)]
+
+
+@pytest.mark.parametrize("kernel", ["matrix products", "SDPA"])
+def test_a_prefix_is_seen_by_every_token(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tolerance as in `check`."""
+    monkeypatch.setattr(attention, "SHORT", 1024 if kernel == "matrix products" else 0)
+
+    @given(trees=ROWS, ahead=st.integers(1, 6))
+    @example(trees=[PAIR], ahead=3)
+    @example(trees=[PAIR, [(-1, 3)], PAIR], ahead=1)
+    def holds(trees: list[Tree], ahead: int) -> None:
+        batch = row(trees)
+        results = (with_prefix(attend, batch, ahead) for attend in (block_attention(batch), dense(batch)))
+        for got, expected in zip(*results, strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+    holds()
+
+
+@given(trees=ROWS, ahead=st.integers(1, 6))
+def test_virtual_rows_see_themselves_only(trees: list[Tree], ahead: int) -> None:
+    """As one tree whose root they are: literally that tree, under the mask by definition."""
+    batch, length = row(trees), sum(n for tree in trees for _, n in tree)
+    q, k, v, _ = heads(ahead + length)
+    got = behind(block_attention(batch), ahead)(q, k, v, 0.3, None)
+    seen = torch.zeros(ahead + length, ahead + length, dtype=torch.bool)
+    seen[ahead:, :ahead] = True
+    seen[:ahead, :ahead] = torch.ones(ahead, ahead, dtype=torch.bool).tril()
+    seen[ahead:, ahead:] = tree_mask(batch.node_ids, batch.ancestry)
+    expected = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (q, k, v)), attn_mask=seen, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(got, expected.transpose(0, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("ahead", [1, 5, 130])
+def test_flex_with_a_prefix_equals_dense(ahead: int) -> None:
+    batch = row([PAIR, [(-1, 150), (0, 20), (0, 30), (1, 9)]])
+    q, k, v, _ = heads(batch.num_tokens)
+    prefix = (heads(ahead)[1], heads(ahead)[2])
+    with torch.no_grad():
+        attend = flex_attention(batch, compiled=False)
+        for given_ in (prefix, None, prefix):  # one layer with, one without: each its own mask
+            torch.testing.assert_close(attend(q, k, v, 0.3, given_), dense(batch)(q, k, v, 0.3, given_), rtol=0, atol=1e-5)
