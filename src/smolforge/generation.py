@@ -234,7 +234,7 @@ class _Cache:
         """Attend in the packed row and keep its keys and values. A prefix that prompts share is copied to each."""
 
         def kept(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
-            self.prefix = prefix
+            self.prefix = None if prefix is None else (prefix[0].clone(), prefix[1].clone())  # no view of the whole row
             room = k.new_zeros(len(self.index), ROOM, *k.shape[1:])
             self.keys, self.values = torch.cat([k[self.index], room], 1), torch.cat([v[self.index], room], 1)
             return attend(q, k, v, scale, prefix)

@@ -72,6 +72,8 @@ def merge_run(run: str, out: Path, *, dtype: str | None = None) -> Merged:
         raise ModelError(
             f"merging changed log-probs by {difference:.2g} nats", where=run, mend="keep the adapters beside the model"
         )
+    kept = read_about(folder).get("quantize")
+    trained = _distance(_log_probs(_as_trained(run, QuantizeSection(**kept))), before) if kept else 0.0
     save_model(out, loaded.model.saved.to(getattr(torch, chosen)), processor_files(base))
     saved = _distance(_log_probs(load(str(out), dtype=chosen, device="cpu")), before)
     if not saved <= TOLERANCE + 2 * own:
@@ -80,8 +82,6 @@ def merge_run(run: str, out: Path, *, dtype: str | None = None) -> Merged:
         raise ModelError(
             f"in {chosen} the merged model is {saved:.2g} nats away, the unmerged one {own:.2g}", where=out, mend=mend
         )
-    kept = read_about(folder).get("quantize")
-    trained = _distance(_log_probs(_as_trained(run, QuantizeSection(**kept))), before) if kept else 0.0
     return Merged(
         folder=out, dtype=chosen, prompts=tuple(before), difference=difference, saved=saved, own=own,
         quantized=kept and kept["kind"], trained=trained,

@@ -274,8 +274,8 @@ def test_the_second_attempt_computes_only_what_is_missing(make_run, tmp_path, ca
 
 @pytest.mark.parametrize(
     ("sections", "kind"),
-    [(VISION, "precomputed"), (SEEING, "precomputed"), (LORA, "adapters_off"), (DORA, "copy")],
-    ids=["vision frozen", "vision and connector frozen", "lora", "dora"],
+    [(VISION, "precomputed"), (SEEING, "precomputed"), (VISION, "copy"), (LORA, "adapters_off"), (DORA, "copy")],
+    ids=["vision frozen", "vision and connector frozen", "vision frozen, copy", "lora", "dora"],
 )
 def test_a_continuation_compares_with_the_first_start(make_run, tmp_path, sections, kind):
     """From step 3 of 6 on, with the store deleted as well: the reference is what the run began with, not what it has become."""
@@ -290,6 +290,33 @@ def test_a_continuation_compares_with_the_first_start(make_run, tmp_path, sectio
     assert losses(cut) == losses(whole)
     assert_equal_weights(whole, cut)
     assert summary(cut)["preferences"] == summary(whole)["preferences"]
+
+
+def test_a_continuation_compares_with_the_model_it_names(make_run, tmp_path, tiny):
+    """The reference has the name of the model that the run began with, and is not the checkpoint."""
+    settings = {"objective": objective(reference={"kind": "copy", "model": str(tiny)}), "run": {"steps": 4, "save_every": 2}}
+    settings |= VISION
+    whole = train(make_run("whole", **settings))
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut)
+    for gone in ("model", "checkpoints/step-00000004"):
+        shutil.rmtree(cut / gone)
+    (cut / "summary.json").unlink()
+    train(make_run("cut", **settings))
+    assert losses(cut) == losses(whole)
+    assert_equal_weights(whole, cut)
+
+
+def test_virtual_tokens_are_not_what_a_run_starts_from(make_run):
+    """Drawn at random, they change log-probs before anything is learnt; "before" is the base model, and a step that learns
+    nothing shows what they do."""
+    still = {"optim": {"lr": 1e-12}, "objective": objective(), "run": {"steps": 1, "save_every": 1}}
+    run = train(make_run("prefix", adapters={"method": "prefix", "tokens": 3}, **still))
+    lora = train(make_run("lora", **LORA | still))
+    before, after, base = summary(run)["before"], summary(run)["after"], summary(lora)["before"]
+    assert before["logps/chosen"] == pytest.approx(base["logps/chosen"], abs=1e-4)
+    assert before["loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert after["logps/chosen"] != pytest.approx(before["logps/chosen"], abs=1e-2)
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -456,7 +483,7 @@ def test_a_start_that_changed_is_refused(make_run, tiny, tmp_path, sections):
     (tmp_path / "run" / "summary.json").unlink()
     file = next(start.glob("*.safetensors"))
     save_file({name: tensor + 1e-3 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="has changed since"):
+    with pytest.raises((CheckpointError, ModelError), match="has changed since|belong to another model"):
         train(make_run(run={"steps": 2, "save_every": 2}, **settings))
 
 

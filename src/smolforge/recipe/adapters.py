@@ -197,6 +197,12 @@ class QuantizeSection(Section):
     on: tuple[Literal["text", "vision"], ...] = Field(default=("text", "vision"), min_length=1)
     """Parts whose linear layers are quantised. Embeddings, head, norms and connector never are."""
 
+    @model_validator(mode="after")
+    def _options_apply(self) -> QuantizeSection:
+        if self.kind == "int8" and (not self.double or self.compute != "bfloat16"):
+            raise ValueError("double and compute belong to nf4 and fp4; leave them out, or choose one of these")
+        return self
+
 
 def parts_of(section: AdapterSection) -> tuple[str, ...]:
     """Parts of the model that a method changes: text, connector, vision."""

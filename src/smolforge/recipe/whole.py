@@ -20,6 +20,7 @@ from smolforge.recipe.sections import (
     ImagesSection,
     ModelSection,
     OptimSection,
+    RatesSection,
     RunSection,
 )
 
@@ -47,10 +48,7 @@ class Recipe(Section):
             raise ValueError("some sources of data have a weight and some have none; give one to each, or to none")
         if self.run.early_stopping and not self.eval.data:
             raise ValueError("early_stopping needs held-out data; set eval.data")
-        for part in COMPONENTS:
-            if self._rate(part) == 0:
-                mend = f"set optim.lr.{part}" if self.adapters else f"set freeze.{part}: true or optim.lr"
-                raise ValueError(f"{part} has learning rate 0 but is not frozen; {mend}")
+        self._rates_agree()
         if self.adapters and self.freeze != FreezeSection():
             raise ValueError("adapters freeze all other weights by themselves; leave freeze out, and choose parts by adapters.on")
         if self.cache.features and self.trains("vision"):
@@ -60,6 +58,21 @@ class Recipe(Section):
             self._reference_agrees(self.objective)
         self._quantization_agrees()
         return self
+
+    def _rates_agree(self) -> None:
+        """What trains has a rate, and a rate has something that trains by it."""
+        rates = self.optim.lr
+        by_part = rates if isinstance(rates, RatesSection) else None
+        if by_part and by_part.adapters is not None and self.adapters is None:
+            raise ValueError("optim.lr.adapters is set and there are no adapters; leave it out")
+        for part in COMPONENTS:
+            if self._rate(part) == 0:
+                mend = f"set optim.lr.{part}" if self.adapters else f"set freeze.{part}: true or optim.lr"
+                raise ValueError(f"{part} has learning rate 0 but is not frozen; {mend}")
+        full = COMPONENTS if by_part is None or by_part.adapters is None else getattr(self.adapters, "train", ())
+        for part in COMPONENTS if by_part else ():
+            if getattr(by_part, part) > 0 and not (self.trains(part) and part in full):
+                raise ValueError(f"optim.lr.{part} is set, but nothing there learns by it; leave it out")
 
     def _rate(self, part: str) -> float | None:
         """Peak learning rate of what trains in a part; None where nothing does."""

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -97,16 +97,23 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     compute_ahead(run, runtime, tracking)
     if not recipe.eval.data:
         tracking.say("no eval.data: before and after are measured on training examples")
-    measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime, at_start=True)
-    state.before = measured.means
-    for line in measured.tally.lines():
-        tracking.say(f"held-out: {line}")
-    tracking.write("eval", 0, state.before)
-    runtime.track({f"eval/{name}": value for name, value in state.before.items()}, 0)
-    tracking.say(f"before: loss {state.before['loss']:.4f}")
-    if runtime.is_main:
-        tell_preferences(run, "before", measured.comparisons, tracking)
-    state.before |= sample(run, runtime, "before")
+    with as_it_began(run):
+        measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime, at_start=True)
+        state.before = measured.means
+        for line in measured.tally.lines():
+            tracking.say(f"held-out: {line}")
+        tracking.write("eval", 0, state.before)
+        runtime.track({f"eval/{name}": value for name, value in state.before.items()}, 0)
+        tracking.say(f"before: loss {state.before['loss']:.4f}")
+        if runtime.is_main:
+            tell_preferences(run, "before", measured.comparisons, tracking)
+        state.before |= sample(run, runtime, "before")
+
+
+def as_it_began(run: Setup) -> AbstractContextManager[None]:
+    """The model that the run starts from. Other adapters change nothing before the first step; virtual tokens, drawn at random,
+    do, and against them every run would seem to make the model better."""
+    return run.model.adapters[0].off() if run.model.num_virtual else nullcontext()
 
 
 def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:

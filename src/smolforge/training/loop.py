@@ -65,7 +65,8 @@ def train(recipe: Recipe) -> Path:
                 if loss.requires_grad:  # a text with a frozen decoder teaches nothing
                     loss.backward()
                 sums.add(output, loss)
-            penalize(run, runtime)
+            if examples:
+                penalize(run, runtime)
             runtime.sum_gradients(optimizer.gradients().values())
             tell_gradients(run, step, runtime, tracking)
             factor = schedule(recipe.optim, state.step, run.steps)

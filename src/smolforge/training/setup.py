@@ -13,6 +13,7 @@ import torch
 
 from smolforge.data.pipeline import Stream, Tally, open_stream
 from smolforge.data.processor import load_renderer
+from smolforge.data.render import Renderer
 from smolforge.errors import CheckpointError, DataError, RecipeError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, load_tree, merge, same_tokenizer
@@ -108,10 +109,9 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     refuse_other_recipe(recipe, folder, state)
     progress = Progress.from_json(state) if state else Progress()
     begin = _begin(recipe, checkpoint)
-    whole = base_folder(begin)
-    renderer = load_renderer(whole, images=recipe.images, row_tokens=recipe.batch.row_tokens)
-    if isinstance(recipe.adapters, VirtualTokens):
-        renderer = replace(renderer, context=renderer.context - recipe.adapters.tokens)
+    goes_on = checkpoint if checkpoint and recipe.adapters is None else begin  # adapters go on from their base
+    whole = base_folder(goes_on)
+    renderer = _leave_room(load_renderer(whole, images=recipe.images, row_tokens=recipe.batch.row_tokens), recipe)
     objective = objective_of(recipe.objective)
     stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed)
     eval_stream = open_stream(recipe.eval.data, renderer, shaping=objective.shaping, seed=0) if recipe.eval.data else stream
@@ -119,19 +119,24 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
 
     steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
 
-    def load(name: str, *, whole: bool = False) -> TreeModel:
-        place, rules = begin, renderer
-        if name != recipe.model.name:
-            place = local_folder(name)
-            rules = load_renderer(base_folder(place), images=recipe.images, row_tokens=recipe.batch.row_tokens)
-            same_tokenizer(renderer, rules, name)
+    def open_model(place: Path, rules: Renderer) -> TreeModel:
         tree = load_tree(place, rules, dtype=recipe.model.dtype, device=runtime.device)
         merge(tree)
-        if recipe.quantize and name == recipe.model.name and not whole:
-            quantize(tree.model, recipe.quantize)
         return tree
 
-    model = load(recipe.model.name, whole=True)
+    def load(name: str) -> TreeModel:
+        """A reference: what the run began with, or another model."""
+        if name == recipe.model.name:
+            tree = open_model(begin, renderer)
+            if recipe.quantize:
+                quantize(tree.model, recipe.quantize)
+            return tree
+        place = local_folder(name)
+        rules = load_renderer(base_folder(place), images=recipe.images, row_tokens=recipe.batch.row_tokens)
+        same_tokenizer(renderer, rules, name)
+        return open_model(place, rules)
+
+    model = open_model(goes_on, renderer)
     model.gradient_checkpointing = recipe.run.gradient_checkpointing
     if recipe.adapters is None:
         apply_freeze(model.model, recipe.freeze, step=progress.step)
@@ -139,22 +144,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     else:
         if checkpoint:
             refuse_another_base(model.model, checkpoint)
-        base, revision = _base_for_adapters(recipe, begin, model, runtime), recipe.model.revision
-        about: dict[str, Any] = {"base_fingerprint": base_fingerprint(model.model)}
-        if recipe.quantize:
-            about["quantize"] = recipe.quantize.model_dump()
-            quantize(model.model, recipe.quantize)
-        adapters = add_adapters(
-            model.model,
-            recipe.adapters,
-            base=base,
-            revision=revision,
-            seed=recipe.run.seed,
-            steps=steps,
-            about=about,
-            state=tensors,
-        )
-        model.attach(adapters)
+        _put_adapters(recipe, begin, model, runtime, steps=steps, state=tensors)
     features = open_features(recipe, model)
     stream, eval_stream = replace(stream, features=features), replace(eval_stream, features=features)
     passes = steps * recipe.batch.examples / stream.num_rows
@@ -169,12 +159,40 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
 
 
 def _begin(recipe: Recipe, checkpoint: Path | None) -> Path:
-    """The folder of the weights that a run begins or goes on from: adapters go on from their base, which a run that started from
-    adapters keeps itself; a full fine-tuning from its checkpoint, which is a whole model."""
-    if checkpoint and recipe.adapters is None:
-        return checkpoint
+    """The folder of the weights that a run began with. Adapters on a start that had adapters itself: the run keeps it merged."""
     kept = recipe.run.dir / BASE
     return kept if checkpoint and kept.is_dir() else local_folder(recipe.model.name, recipe.model.revision)
+
+
+def _leave_room(renderer: Renderer, recipe: Recipe) -> Renderer:
+    """Virtual tokens take positions off the context."""
+    if not isinstance(recipe.adapters, VirtualTokens):
+        return renderer
+    tokens = recipe.adapters.tokens
+    if tokens >= renderer.context:
+        raise RecipeError(
+            f"{tokens} virtual tokens leave nothing of the model's {renderer.context} positions",
+            where="adapters.tokens",
+            mend="give fewer",
+        )
+    return replace(renderer, context=renderer.context - tokens)
+
+
+def _put_adapters(
+    recipe: Recipe, begin: Path, model: TreeModel, runtime: Runtime, *, steps: int, state: dict[str, torch.Tensor]
+) -> None:
+    """New adapters, or those of a run that goes on, beside weights that are quantised where the recipe says so."""
+    assert recipe.adapters is not None
+    base = _base_for_adapters(recipe, begin, model, runtime)
+    about: dict[str, Any] = {"base_fingerprint": base_fingerprint(model.model)}
+    if recipe.quantize:
+        about["quantize"] = recipe.quantize.model_dump()
+        quantize(model.model, recipe.quantize)
+    adapters = add_adapters(
+        model.model, recipe.adapters, base=base, revision=recipe.model.revision, seed=recipe.run.seed, steps=steps, about=about,
+        state=state,
+    )  # fmt: skip
+    model.attach(adapters)
 
 
 def _base_for_adapters(recipe: Recipe, begin: Path, model: TreeModel, runtime: Runtime) -> str:

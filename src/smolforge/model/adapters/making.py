@@ -115,6 +115,8 @@ def load_adapters(model: Any, folder: Path, *, weights: bool = True) -> Adapters
         adapters = _kind(handle, None)(model, handle, about)
         if isinstance(adapters, Virtual) and weights:
             adapters.refuse_other_shapes()
+    except torch.OutOfMemoryError:
+        raise
     except (
         RuntimeError, ValueError, LookupError, TypeError, AttributeError, OSError, SafetensorError, UserWarning,
     ) as error:  # fmt: skip

@@ -49,13 +49,18 @@ class Pissa(Adapters):
             self.start |= {names[0]: a.clone(), names[1]: b.clone()}
             weight.sub_((scale * b.float() @ a.float()).to(weight.dtype))
 
+    def layers(self) -> list[Any]:
+        """What is trained in full beside; LoRA's own layers stay on, with A0 and B0."""
+        return [layer for layer in super().layers() if not hasattr(layer, "lora_A")]
+
     @contextmanager
     def off(self) -> Iterator[None]:
         trained = {name: parameter for name, parameter in self.model.named_parameters() if name in self.start}
         now = {name: parameter.detach().clone() for name, parameter in trained.items()}
         _put(trained, self.start)
         try:
-            yield
+            with super().off():
+                yield
         finally:
             _put(trained, now)
 
