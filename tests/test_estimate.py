@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from smolforge.data.processor import load_renderer
 from smolforge.description import describe
 from smolforge.errors import RecipeError
-from smolforge.estimating import PARTS, Device, configuration, estimate, estimated, matrix_rate
+from smolforge.estimating import PARTS, Device, configuration, device_for, estimate, estimated, matrix_rate
 from smolforge.estimating.comparing import compare, longest_row, variants
 from smolforge.estimating.gpus import GPUS, find_gpu, rate
 from smolforge.estimating.heap import Heap
@@ -262,8 +262,7 @@ def test_large_tensors_are_mapped_until_one_is_freed():
 def test_gpus():
     assert {"L4", "T4", "RTX 3060", "A100-40", "A100-80", "H100", "RTX 3090", "RTX 4090", "L40S"} <= GPUS.keys()
     for gpu in GPUS.values():
-        assert gpu.float16 >= gpu.float32
-        assert gpu.bfloat16 in (None, gpu.float16)
+        assert gpu.bfloat16 is None or gpu.bfloat16 > gpu.float32
     assert rate(GPUS["T4"], "bfloat16") == rate(GPUS["T4"], "float32")
     with pytest.raises(RecipeError, match="not a GPU that is known here"):
         find_gpu("Voodoo 2")
@@ -275,6 +274,14 @@ def test_named_gpu_is_a_model_and_says_so(tiny):
     assert made.fits
     assert any("a model, not a measurement" in line for line in lines(made, steps=10))
     assert made.seconds >= made.flops / made.device.flops
+
+
+def test_a_named_gpu_keeps_a_reserve(tiny):
+    """An H100 of 80 shows 78 GiB and more, an H200 of 141 about 139.8: what fits the estimate must fit those."""
+    recipe = recipe_of(tiny)
+    assert device_for(recipe, "H100").memory < 78 * 2**30
+    assert device_for(recipe, "H200").memory < 139.8 * 2**30
+    assert any("3% of H100's published memory are kept as a reserve" in note for note in estimate(recipe, gpu="H100").notes)
 
 
 def test_matrix_rate_is_a_rate():
@@ -327,6 +334,33 @@ def test_every_method_is_compared_or_refused_with_a_reason(tiny):
     assert by_name["as written"].peak == by_name["full"].peak
     assert by_name["lora"].trainable == describe(str(tiny), recipe=recipe_of(tiny, adapters={"method": "lora"})).trainable
     assert by_name["lora + nf4"].states["weights"] < by_name["lora"].states["weights"] < by_name["lora"].peak
+
+
+def test_methods_are_compared_on_the_recipe_s_parts(tiny):
+    connector = dict(variants(recipe_of(tiny, adapters={"method": "lora", "on": ["text", "vision"], "train": ["connector"]})))
+    for name in ("lora", "dora + nf4", "adalora", "vera", "ia3"):
+        assert (connector[name].adapters.on, connector[name].adapters.train) == (("text", "vision"), ("connector",)), name
+    assert connector["bottleneck"].adapters.on == ("text", "vision")
+    vision = dict(variants(recipe_of(tiny, adapters={"method": "bottleneck", "on": ["vision"]})))
+    assert vision["bottleneck"].adapters.on == vision["lora"].adapters.on == ("vision",)
+    between = dict(variants(recipe_of(tiny, adapters={"method": "lora", "on": ["connector"]})))
+    assert between["dora"].adapters.on == ("connector",)
+    assert between["bottleneck"].adapters.on == ("text",)  # it has none for the connector
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adapters": {"method": "lora"}, "optim.lr": {"adapters": 1e-4}},
+        {"freeze": {"vision": True, "decoder": True}, "optim.lr": {"connector": 1e-4}},
+    ],
+)
+def test_rates_by_part_refuse_no_other_method(settings, tiny):
+    recipe = recipe_of(tiny, **settings)
+    shown = dict(variants(recipe))
+    assert shown["as written"] is recipe
+    assert [name for name, variant in shown.items() if isinstance(variant, str)] == []
+    assert {variant.optim.lr for name, variant in shown.items() if name != "as written"} == {1e-4}
 
 
 def test_does_not_fit(tiny):

@@ -162,8 +162,11 @@ def test_whole_models_say_what_trained(full, tmp_path):
 
 @pytest.mark.parametrize(("step", "trains"), [(1, True), (3, False)])
 def test_what_thawed_has_trained(full, tmp_path, step, trains):
-    """Of two steps, the first is reached and the third is not."""
+    """Of two steps, the first is reached and the third is not. Of a run that does not say itself how much it trained."""
     run = shutil.copytree(full, tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["trained"]
+    (run / "summary.json").write_text(json.dumps(summary))
     tree = json.loads((run / "recipe.json").read_text())
     (run / "recipe.json").write_text(json.dumps(tree | {"freeze": tree["freeze"] | {"vision": step}}))
     page = dry(run, tmp_path / "out").card.read_text()
@@ -217,6 +220,9 @@ def test_sources_of_the_hub_are_named(lora, tmp_path):
     tree = json.loads((run / "recipe.json").read_text())
     tree["data"] += [tree["data"][0] | {"source": source} for source in ("rlaif_v", "owner/pairs", "./owner/pairs.jsonl")]
     (run / "recipe.json").write_text(json.dumps(tree))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["rows"] += [1, 2, 3]
+    (run / "summary.json").write_text(json.dumps(summary))
     data, page = read(dry(run, tmp_path / "out"))
     assert data["datasets"] == ["HuggingFaceH4/rlaif-v_formatted", "owner/pairs"]
     assert "| `pairs.jsonl` |" in page

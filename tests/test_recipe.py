@@ -371,7 +371,7 @@ def test_which_losses_need_a_reference() -> None:
         ([LORA, "freeze.vision=true"], "leave freeze out, and choose parts by adapters.on"),
         ([LORA, "freeze.decoder_layers=2"], "leave freeze out"),
         ([LORA, "freeze.embeddings=true"], "leave freeze out"),
-        ([LORA, "optim.lr={connector: 1e-4}"], "decoder has learning rate 0 but is not frozen"),
+        ([LORA, "optim.lr={connector: 1e-4}"], "adapters would train at learning rate 0; set optim.lr.adapters"),
         (["freeze.decoder_layers=-1"], "freeze.decoder_layers: "),
         (["cache.features=true"], "set freeze.vision: true"),
         (["cache.features=true", "freeze.decoder=true"], "set freeze.vision: true"),

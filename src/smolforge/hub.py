@@ -16,6 +16,8 @@ from smolforge.errors import DataError, ModelError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickles, no code
 
+MEND = "give a model folder, a .gguf file or a Hub name like owner/model; describe and estimate know presets (smolvlm-256m, ...)"
+
 
 def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ...] = MODEL_FILES) -> Path:
     """Folder (or .gguf file) of a model by path or Hub name.
@@ -36,7 +38,7 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
     if path.is_file():
         raise ModelError("a file that is no model", where=name, mend="give a model folder, a .gguf file or a Hub name")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".") or path.suffix == ".gguf":
-        raise ModelError("no such folder", where=name, mend="give a model folder, a .gguf file or a Hub name like owner/model")
+        raise ModelError("no such folder", where=name, mend=MEND)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -59,7 +59,8 @@ def test_a_tied_text_model_says_the_same(target: str, reading: Path, tmp_path: P
 def test_a_rounded_model_is_as_near_as_its_rounding_allows(to: str, dtype: str, seeing: Path, tmp_path: Path) -> None:
     installed(to)
     found = export(str(seeing), tmp_path / "out", to=to, dtype=dtype)
-    assert 0 < found.difference <= 1e-3 + 3 * found.own
+    # worst seen: 1.6 (MLX in 8 bits), 1.0 (all others)
+    assert 0 < found.difference <= 1e-3 + 2 * found.own
     whole = sum(parameter.numel() for parameter in load(str(seeing), device="cpu").model.parameters())
     weights = sum(size for name, size in found.files.items() if name.endswith((".gguf", ".onnx", ".safetensors")))
     assert weights < 2.3 * whole, "the files are no smaller than float32's"
@@ -155,7 +156,7 @@ def test_gguf_of_one_tile_pictures_says_that_llama_cpp_shows_them_twice(one_tile
 
 def test_gguf_needs_a_token_for_an_empty_line(tiny: Path, tmp_path: Path) -> None:
     installed("gguf")
-    with pytest.raises(ModelError, match="no token of its own for an empty line"):
+    with pytest.raises(ModelError, match=r"no token of its own for an empty line, .*; export to onnx$"):
         export(str(tiny), tmp_path / "out", to="gguf")
     assert not list(tmp_path.iterdir())
 
@@ -219,7 +220,7 @@ def test_onnx_weights_beyond_what_a_file_holds_lie_beside_it(
 def test_mlx_refuses_a_side_of_patches_that_it_rounds(tiny: Path, tmp_path: Path) -> None:
     """Six patches a side: mlx-vlm compares 5/6 with a sum of sixths."""
     installed("mlx")
-    with pytest.raises(ModelError, match="mlx-vlm gives 11 of a tile's 36 patches the position of another"):
+    with pytest.raises(ModelError, match=r"mlx-vlm gives 11 of a tile's 36 patches the position of another .*; export to onnx$"):
         export(str(tiny), tmp_path / "out", to="mlx")
     assert not list(tmp_path.iterdir())
 

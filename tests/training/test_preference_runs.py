@@ -483,7 +483,7 @@ def test_a_start_that_changed_is_refused(make_run, tiny, tmp_path, sections):
     (tmp_path / "run" / "summary.json").unlink()
     file = next(start.glob("*.safetensors"))
     save_file({name: tensor + 1e-3 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises((CheckpointError, ModelError), match="has changed since|belong to another model"):
+    with pytest.raises((CheckpointError, ModelError), match=r"has changed since|belong to another model"):
         train(make_run(run={"steps": 2, "save_every": 2}, **settings))
 
 

@@ -145,10 +145,10 @@ def test_each_rate_reaches_its_weights(tiny: Path, lr: Any, adapters: Any, expec
         ),
         (
             {"optim": {"lr": {"adapters": 1e-3}}, "adapters": {"method": "lora", "train": ["connector"]}},
-            "connector has learning rate 0 .*set optim.lr.connector",
+            "connector would train at learning rate 0; set optim.lr.connector",
         ),
-        ({"optim": {"lr": {"adapters": 0, "decoder": 1e-3}}, "adapters": {"method": "prompt"}}, "decoder has learning rate 0"),
-        ({"optim": {"lr": {"connector": 1e-3}}, "adapters": {"method": "lora"}}, "decoder has learning rate 0"),
+        ({"optim": {"lr": {"adapters": 0, "decoder": 1e-3}}, "adapters": {"method": "prompt"}}, "set optim.lr.adapters"),
+        ({"optim": {"lr": {"connector": 1e-3}}, "adapters": {"method": "lora"}}, "set optim.lr.adapters"),
     ],
 )
 def test_a_rate_of_zero_for_what_would_train_is_refused(tiny: Path, tmp_path: Path, sections: dict[str, Any], words: str) -> None:

@@ -180,6 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
         verbs, describe, "components, parameters, tokens; downloads no weights",
         "smolforge describe smolvlm-256m", "smolforge describe runs/captions --json",
         "smolforge describe smolvlm-instruct --recipe recipes/dpo-smolvlm.yaml",
+        "smolforge describe smolvlm-256m --recipe recipes/captions.yaml --set adapters.method=ia3 freeze={}",
     )  # fmt: skip
     verb.add_argument(
         "model",
@@ -187,6 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder, .gguf file, Hub name, or preset (smolvlm-instruct, smolvlm-256m, smolvlm-500m, smolvlm2-2.2b, ...)",
     )
     verb.add_argument("--recipe", metavar="FILE", help="what this recipe would train of it (default model: the recipe's)")
+    verb.add_argument("--set", nargs="+", default=(), metavar="key=value", help="settings of the recipe to change")
     verb.add_argument("--json", action="store_true", help="as JSON")
 
     verb = _verb(

@@ -123,10 +123,13 @@ def estimate(options: argparse.Namespace) -> int:
     from smolforge.estimating.comparing import compare
     from smolforge.estimating.tables import lines, table
 
-    print("\n".join(lines(smolforge.estimate(recipe, gpu=options.gpu), steps=recipe.run.steps)))
-    if options.compare:
-        told = compare(recipe, gpu=options.gpu, say=lambda name: print(f"rehearsing {name}", file=sys.stderr))
-        print("\n" + "\n".join(table(told)))
+    if not options.compare:
+        print("\n".join(lines(smolforge.estimate(recipe, gpu=options.gpu), steps=recipe.run.steps)))
+        return 0
+    told = compare(recipe, gpu=options.gpu, say=lambda name: print(f"rehearsing {name}", file=sys.stderr))
+    written = told[0].estimate
+    assert written is not None, "what refuses the recipe itself raises"
+    print("\n".join([*lines(written, steps=recipe.run.steps), "", *table(told)]))
     return 0
 
 
@@ -161,7 +164,9 @@ def describe(options: argparse.Namespace) -> int:
     import smolforge
     from smolforge.recipe import load_recipe
 
-    recipe = load_recipe(options.recipe) if options.recipe else None
+    recipe = load_recipe(options.recipe, options.set) if options.recipe else None
+    if options.set and recipe is None:
+        raise UserError("settings and no recipe", where="--set", mend="give --recipe too")
     name = options.model or (recipe.model.name if recipe else None)
     if name is None:
         raise UserError("nothing to describe", mend="give a model, a recipe with --recipe, or both")

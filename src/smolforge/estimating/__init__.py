@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from smolforge.errors import RecipeError
-from smolforge.estimating.gpus import CONTEXT, FRAGMENTS, GPUS, UTILISATION, Gpu, find_gpu, rate
+from smolforge.estimating.gpus import CONTEXT, FRAGMENTS, GPUS, USABLE, UTILISATION, Gpu, find_gpu, rate
 from smolforge.estimating.heap import Heap, keeps_gaps
 from smolforge.estimating.layout import Layout, layout_of
 from smolforge.estimating.rehearsal import Rehearsal, rehearse
@@ -45,7 +45,7 @@ class Device:
     """What the run would be on."""
 
     name: str
-    memory: int  # bytes
+    memory: int  # bytes; of a GPU by name, with a reserve taken off (gpus.USABLE)
     flops: float  # a second, that a step is taken to reach in the recipe's dtype
     bandwidth: float | None  # bytes a second; None of a CPU
     about: str  # where the rate comes from
@@ -132,6 +132,8 @@ def estimated(recipe: Recipe, config: Any, layout: Layout, device: Device) -> Es
         parts["reference"] = reference
     if recipe.optim.kind.startswith("paged") and device.gpu:
         notes.append("paged moments are counted here; what does not fit moves to the CPU's memory, and steps take longer")
+    if device.gpu and not device.here:
+        notes.append(f"{1 - USABLE:.0%} of {device.name}'s published memory are kept as a reserve: cards show less")
     ahead = _pictures_ahead(recipe, config, layout)
     if device.gpu:
         computed = sum(parts.get(part, 0) for part in ACTIVATIONS)
@@ -223,7 +225,7 @@ def _by_name(name: str, gpu: Gpu, recipe: Recipe, *, here: bool) -> Device:
     if recipe.model.dtype == "bfloat16" and gpu.bfloat16 is None:
         about += "; the chip has no bfloat16 units, so float32's peak"
     return Device(
-        name=name, memory=round(gpu.memory * 2**30), flops=rate(gpu, recipe.model.dtype), bandwidth=gpu.bandwidth * 1e9,
+        name=name, memory=round(USABLE * gpu.memory * 2**30), flops=rate(gpu, recipe.model.dtype), bandwidth=gpu.bandwidth * 1e9,
         about=about, gpu=True, here=here,
     )  # fmt: skip
 

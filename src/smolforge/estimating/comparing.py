@@ -6,18 +6,20 @@ Each method is put on the recipe's model and rehearsed as the recipe itself woul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from smolforge.errors import RecipeError
 from smolforge.estimating import Device, Estimate, configuration, device_for, estimated
 from smolforge.estimating.layout import Layout, layout_of
-from smolforge.recipe import METHODS, FreezeSection, InLayers, Recipe
+from smolforge.recipe import METHODS, AdapterSection, BottleneckSection, FreezeSection, RatesSection, Recipe
+from smolforge.recipe.base import Section
 
 KINDS = ("nf4", "int8")
 QUANTISED = ("lora", "dora")  # methods that are shown with quantised weights besides
+SECTIONS = {name: kind for kind in get_args(AdapterSection) for name in get_args(kind.model_fields["method"].annotation)}
 ATTEMPTS = 3  # rehearsals to find the longest row
 
 
@@ -66,33 +68,43 @@ def compare(
 def variants(recipe: Recipe) -> Iterator[tuple[str, Recipe | str]]:
     """(name, the recipe with that method, or why it cannot be had): the recipe itself, full, every adapter, some quantised."""
     yield "as written", recipe
-    on = recipe.adapters.on if isinstance(recipe.adapters, InLayers) else ("text",)
     for method in ("full", *METHODS):
         for kind in (None, *(KINDS if method in QUANTISED else ())):
             name = f"{method} + {kind}" if kind else method
             try:
-                yield name, _variant(recipe, method, kind, on)
+                yield name, _variant(recipe, method, kind)
             except ValidationError as error:
                 yield name, error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
-def _variant(recipe: Recipe, method: str, kind: str | None, on: Sequence[str]) -> Recipe:
+def _variant(recipe: Recipe, method: str, kind: str | None) -> Recipe:
+    """The recipe with another method, on the parts that the recipe's own is on, as far as the other knows them."""
     tree = recipe.model_dump()
-    tree |= {"adapters": None, "quantize": None}
+    tree |= {"adapters": None, "quantize": {"kind": kind} if kind else None}
     if method != "full":
-        tree["adapters"] = {"method": method}
-        if method not in ("prefix", "prompt", "p_tuning"):
-            tree["adapters"]["on"] = [part for part in on if method != "bottleneck" or part != "connector"] or ["text"]
+        tree["adapters"] = {"method": method} | _parts(recipe, SECTIONS[method])
         tree["freeze"] = FreezeSection().model_dump()
-    tree["quantize"] = {"kind": kind} if kind else None
+    if isinstance(recipe.optim.lr, RatesSection):
+        # parts may train here that have no rate in the recipe; neither memory nor time depends on it
+        tree["optim"]["lr"] = max(rate for rate in tree["optim"]["lr"].values() if rate is not None)
     if tree["objective"].get("reference", {}).get("kind") == "adapters_off" and method == "full":
         tree["objective"]["reference"]["kind"] = "precomputed"
     return Recipe.model_validate(tree)
 
 
+def _parts(recipe: Recipe, section: type[Section]) -> dict[str, Sequence[str]]:
+    """`on` and `train` of a recipe's adapters, where a method has such settings."""
+    on, train = getattr(recipe.adapters, "on", ("text",)), getattr(recipe.adapters, "train", ())
+    kept: dict[str, Sequence[str]] = {}
+    if "on" in section.model_fields:
+        kept["on"] = [part for part in on if section is not BottleneckSection or part != "connector"] or ["text"]
+    if "train" in section.model_fields:
+        kept["train"] = train
+    return kept
+
+
 def _one(name: str, recipe: Recipe, config: Any, layout: Layout, device: Device, *, rows: bool) -> Compared:
     made = estimated(recipe, config, layout, device)
-    made = replace(made, name=name)
     if not rows:
         return Compared(estimate=made, name=name)
     longest = longest_row(lambda one: estimated(recipe, config, one, device).peak, layout, device.memory, first=made.peak)

@@ -25,10 +25,10 @@ from smolforge.estimating.layout import Row
 from smolforge.estimating.ledger import Ledger, Trace
 from smolforge.model.adapters import add_adapters
 from smolforge.model.adapters.pissa import Pissa
-from smolforge.model.attention import SIMILAR, Attend, Block, attend_block
-from smolforge.model.build import CLASSES, component, count_parameters
+from smolforge.model.attention import Attend, Block, groups_of, over_blocks
+from smolforge.model.build import CLASSES, count_parameters
 from smolforge.model.freeze import apply_freeze
-from smolforge.model.quantize import PARTS, fits, predicted_bytes
+from smolforge.model.quantize import layers_to_pack, predicted_bytes
 from smolforge.model.tree import TreeModel
 from smolforge.recipe import QuantizeSection, Recipe
 from smolforge.training.adamw import moment_bytes
@@ -213,18 +213,12 @@ def _batch(tree: TreeModel, row: Row) -> PackedBatch:
 
 
 def block_sizes(trees: Sequence[int]) -> list[tuple[int, int]]:
-    """(B, M) of each block, grouped as `attention.tree_blocks` does.
+    """(B, M) of each block of `attention.tree_blocks`.
 
     >>> block_sizes([100, 10, 90, 9])
     [(2, 100), (2, 10)]
     """
-    groups: list[tuple[int, int]] = []
-    for length in sorted(trees, reverse=True):
-        if groups and length >= SIMILAR * groups[-1][1]:
-            groups[-1] = (groups[-1][0] + 1, groups[-1][1])
-        else:
-            groups.append((1, length))
-    return groups
+    return [(len(group), trees[group[0]]) for group in groups_of(trees)]
 
 
 def _in_blocks(trees: Sequence[int]) -> Attend:
@@ -232,15 +226,7 @@ def _in_blocks(trees: Sequence[int]) -> Attend:
     blocks = [
         Block(torch.empty(b, m, dtype=torch.int64), torch.empty(b, 1, m, m, dtype=torch.bool)) for b, m in block_sizes(trees)
     ]
-    inverse = torch.empty(sum(trees), dtype=torch.int64)
-
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Any = None) -> torch.Tensor:
-        if len(trees) == 1:
-            return attend_block(q[None], k[None], v[None], blocks[0].mask, scale, prefix)[0]
-        parts = [attend_block(q[b.index], k[b.index], v[b.index], b.mask, scale, prefix).flatten(0, 1) for b in blocks]
-        return torch.cat(parts)[inverse]  # (L, H, E)
-
-    return attend
+    return over_blocks(blocks, torch.empty(sum(trees), dtype=torch.int64))
 
 
 class _Fused(torch.autograd.Function):
@@ -311,15 +297,7 @@ class Packed(nn.Linear):
 
 def _pack(model: Any, section: QuantizeSection) -> list[str]:
     """Put `Packed` where `quantize` puts bitsandbytes' layers; their names."""
-    parts = {PARTS[part] for part in section.on}
-    names = [
-        name
-        for name, layer in model.named_modules()
-        if type(layer) is nn.Linear
-        and ".layers." in f".{name}"
-        and component(f"{name}.weight") in parts
-        and fits((layer.out_features, layer.in_features), section)
-    ]
+    names = layers_to_pack(model, section)
     for name in names:
         old = model.get_submodule(name)
         dtype = old.weight.dtype if section.kind == "int8" else getattr(torch, section.compute)

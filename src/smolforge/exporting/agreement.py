@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from smolforge.data.batch import collate
-from smolforge.data.media import Picture
+from smolforge.data.media import ImageSpec, Picture
 from smolforge.data.pipeline import prepare
 from smolforge.data.render import Example, Node, PlacedImage, Renderer
 from smolforge.data.sources.scenes import scene
@@ -33,6 +33,11 @@ PICTURE = "Describe the picture."
 STEPS = 12  # answer tokens that are compared
 # Nats of any log-prob beyond what the weights' own rounding costs: sums in another order.
 TOLERANCE = 1e-3
+# How often the weights' own rounding they may be away, because programs round on the way, too. Worst seen: 2.6 of MLX in 8 bits
+# (SmolLM2-135M, 4.09 against 1.55 nats; a toy 1.6), whose quantised products on a CPU are 3 to 4 % off at widths of 576 and
+# 1,536, where bfloat16's plain ones are 0.2 % off; 1.6 of llama.cpp in q8_0 (1.13 against 0.71), which rounds activations to 8
+# bits. All other dtypes of all programs: up to 1.2.
+ROUNDING = 3
 
 FLOOR = -85.0  # nats; below it some programs' float32 probabilities are zero
 
@@ -49,6 +54,13 @@ class Question:
     ids: np.ndarray  # (L,) int64, a picture's placeholders included
     image: Image.Image | None = None  # as it is before any program prepares it
     tiles: np.ndarray | None = None  # (T, 3, P, P) uint8
+
+    def pixels(self, spec: ImageSpec | None) -> np.ndarray | None:
+        """The tiles as a vision tower takes them, (T, 3, P, P) float32; None where there are none, or the model does not see."""
+        if self.tiles is None or spec is None:
+            return None
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
+        return (self.tiles.astype(np.float32) / 255 - mean) / std
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +91,8 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Within what the dtype costs anyway, thrice, because programs round on the way, too; a NaN is no agreement."""
-        return self.difference <= TOLERANCE + 3 * self.own
+        """Within what the dtype costs anyway, times `ROUNDING`; a NaN is no agreement."""
+        return self.difference <= TOLERANCE + ROUNDING * self.own
 
 
 def questions(renderer: Renderer) -> tuple[Question, ...]:

@@ -41,7 +41,7 @@ def write_gguf(folder: Path, model: TreeModel, renderer: Renderer, processor: di
     if model.has_vision and len(renderer.encode("\n\n")) != 1:
         raise ModelError(
             "the tokenizer has no token of its own for an empty line, with which llama.cpp begins a picture's whole view",
-            where=name, mend="export to onnx or mlx",
+            where=name, mend="export to onnx",
         )  # fmt: skip
     _write_text(text_file(folder, dtype), model, renderer, processor, name, dtype)
     if model.has_vision:

@@ -124,13 +124,11 @@ class Mlx:
         ids = self.mx.array(question.ids[None])
         if not self.sees:
             return self._last(self._decoder(ids, cache=cache))
-        pixels = None
-        if question.tiles is not None and self.renderer.images is not None:
-            spec = self.renderer.images
-            mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
-            pixels = self.mx.array(((question.tiles.astype(np.float32) / 255 - mean) / std)[None])  # (1, T, 3, P, P)
-            pixels = pixels.astype(self.model.connector.modality_projection.proj.weight.dtype)
-        embedded = self.model.get_input_embeddings(ids, pixels).inputs_embeds
+        pixels, given = question.pixels(self.renderer.images), None
+        if pixels is not None:
+            dtype = self.model.connector.modality_projection.proj.weight.dtype
+            given = self.mx.array(pixels[None]).astype(dtype)  # (1, T, 3, P, P)
+        embedded = self.model.get_input_embeddings(ids, given).inputs_embeds
         return self._last(self._decoder(ids, inputs_embeds=embedded, cache=cache))
 
     def _last(self, out: Any) -> np.ndarray:
@@ -202,7 +200,7 @@ def _same_positions(theirs: Any) -> None:
     wrong = int((mx.abs(found - meant).max(axis=-1) > 1e-3).sum())
     if wrong:
         what = f"mlx-vlm gives {wrong} of a tile's {side * side} patches the position of another (it rounds {side}ths in float32)"
-        raise ModelError(what, mend="export to onnx or gguf")
+        raise ModelError(what, mend="export to onnx")
 
 
 def _quantised(theirs: Any, config: dict[str, Any], bits: int, *, sees: bool) -> tuple[Any, dict[str, Any]]:

@@ -54,11 +54,9 @@ class OnnxRuntime:
         """The prompt as the decoder's first input: (1, L, D) with the picture's features in their places, or (1, L) ids."""
         ids = question.ids[None]
         hidden = self._tokens(ids)
-        if question.tiles is not None and self.renderer.images is not None:
-            spec, tiles = self.renderer.images, question.tiles
-            mean, std = (np.array(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
-            pixels = (tiles.astype(np.float32) / 255 - mean) / std  # (T, 3, P, P)
-            mask = np.ones((1, len(tiles), *tiles.shape[2:]), bool)
+        pixels = question.pixels(self.renderer.images)
+        if pixels is not None:
+            mask = np.ones((1, len(pixels), *pixels.shape[2:]), bool)
             given = {"pixel_values": pixels[None], "pixel_attention_mask": mask}
             (features,) = self.graphs["vision_encoder"].run(["image_features"], given)  # (T, S, D)
             hidden[ids == self.renderer.image_id] = features.reshape(-1, features.shape[-1])

@@ -11,7 +11,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -76,7 +76,11 @@ class Block:
 
 def block_attention(batch: PackedBatch) -> Attend:
     """Attention over blocks of trees; exact, forward and backward."""
-    blocks, inverse = tree_blocks(batch)
+    return over_blocks(*tree_blocks(batch))
+
+
+def over_blocks(blocks: list[Block], inverse: torch.Tensor) -> Attend:
+    """Attention of a row over the blocks of its trees, which are as `tree_blocks` gives them."""
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, prefix: Prefix | None = None) -> torch.Tensor:
         if len(blocks) == 1 and len(blocks[0].index) == 1:  # one tree: the row is the block
@@ -87,22 +91,30 @@ def block_attention(batch: PackedBatch) -> Attend:
     return attend
 
 
+def groups_of(lengths: Sequence[int]) -> list[list[int]]:
+    """Which trees go into one block: their numbers, a block's longest first. Empty trees are in none.
+
+    >>> groups_of([100, 10, 0, 90, 9])
+    [[0, 3], [1, 4]]
+    """
+    groups: list[list[int]] = []
+    for tree in sorted((t for t in range(len(lengths)) if lengths[t]), key=lambda t: -lengths[t]):
+        if groups and lengths[tree] >= SIMILAR * lengths[groups[-1][0]]:
+            groups[-1].append(tree)
+        else:
+            groups.append([tree])
+    return groups
+
+
 def tree_blocks(batch: PackedBatch) -> tuple[list[Block], torch.Tensor]:
     """The row's trees as blocks, and for each row token its place in the blocks' concatenation, (L,)."""
     device = batch.input_ids.device
     lengths = torch.tensor(batch.trees)
     starts = (lengths.cumsum(0) - lengths).tolist()
-    order = sorted((t for t in range(len(batch.trees)) if batch.trees[t]), key=lambda t: -batch.trees[t])
-    groups: list[list[int]] = []
-    for tree in order:
-        if groups and batch.trees[tree] >= SIMILAR * batch.trees[groups[-1][0]]:
-            groups[-1].append(tree)
-        else:
-            groups.append([tree])
     blocks: list[Block] = []
     inverse = torch.empty(batch.num_tokens, dtype=torch.int64)
     place = 0
-    for group in groups:
+    for group in groups_of(batch.trees):
         longest = batch.trees[group[0]]
         first = torch.tensor([starts[t] for t in group])[:, None]  # (B, 1)
         steps = torch.arange(longest)[None]  # (1, M)

@@ -3,6 +3,12 @@
 bitsandbytes' layers take the place of the linear layers inside Hugging Face's model, one after the other, so the token tree's
 forward and PEFT run over them as they are. They are made to compute the same while training and while measuring, see `_four_bits`
 and `_eight_bits`.
+
+Of the adapters, pissa cannot stand beside any kind: it takes its start out of the base weights, and quantised ones cannot be
+changed. A recipe with both is refused. All other methods were run on a CPU, float32 and bfloat16, forward and backward: lora,
+rslora, dora, adalora, vera, ia3 in PEFT's layers for plain linear ones. Those it has for bitsandbytes, which the model's mark
+is_loaded_in_4bit or is_loaded_in_8bit would bring, say float32 behind IA3 (all kinds) and fail in AdaLoRA (int8) when the model
+is in bfloat16; so the mark is left out.
 """
 
 from __future__ import annotations
@@ -25,14 +31,6 @@ from smolforge.recipe import QuantizeSection
 PARTS = {"text": "decoder", "vision": "vision"}
 DEVICES = ("cpu", "cuda")  # bitsandbytes has none of int8's kernels for MPS, and its 4-bit ones were not tried there
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# Methods that cannot stand beside a kind of quantised weights, and why. All others were run on a CPU, float32 and bfloat16,
-# forward and backward: lora, rslora, dora, adalora, vera, ia3 in PEFT's layers for plain linear ones. Those it has for
-# bitsandbytes, which the model's mark is_loaded_in_4bit or is_loaded_in_8bit would bring, say float32 behind IA3 (all kinds) and
-# fail in AdaLoRA (int8) when the model is in bfloat16.
-REFUSED = {
-    (kind, "pissa"): "pissa takes its start out of the base weights, and quantised ones cannot be changed"
-    for kind in ("nf4", "fp4", "int8")
-}
 BLOCK = 64  # weights that share a scale (4-bit kinds)
 SCALE_BLOCK = 256  # scales that share a scale of their own (double)
 
@@ -52,7 +50,7 @@ def quantize(model: Any, section: QuantizeSection) -> list[str]:
     Raises:
         RecipeError: bitsandbytes is missing, or does not do this on the device; or the parts have no such layers.
     """
-    bnb, names = bitsandbytes("quantize"), [name for name, layer in _layers(model, section) if fits(_shape(layer), section)]
+    bnb, names = bitsandbytes("quantize"), layers_to_pack(model, section)
     if not names:
         raise RecipeError(
             f"this model has no layers in {', '.join(section.on)} to quantise", where="quantize.on", mend="choose other parts"
@@ -68,7 +66,12 @@ def quantize(model: Any, section: QuantizeSection) -> list[str]:
     for name in names:  # by name, so that nothing keeps a replaced layer's weights
         make = _eight_bits if section.kind == "int8" else _four_bits
         model.set_submodule(name, make(bnb, model.get_submodule(name), section).train(model.training))
-    return names  # PEFT's mark is_loaded_in_4bit is left out on purpose, see REFUSED
+    return names  # PEFT's mark is_loaded_in_4bit is left out on purpose, see above
+
+
+def layers_to_pack(model: nn.Module, section: QuantizeSection) -> list[str]:
+    """Full names of the linear layers inside the parts' layers that `quantize` puts quantised ones in the place of."""
+    return [name for name, layer in _layers(model, section) if fits(_shape(layer), section)]
 
 
 def left_whole(model: nn.Module, section: QuantizeSection) -> list[str]:

@@ -126,7 +126,7 @@ def _unknown(subject: Subject, tasks: Sequence[Measured], others: Sequence[str],
         lines.append("How many rows the sources have: the run did not keep it.")
     if run.summary.get("energy_wh") is None:
         lines.append("Energy: the machine did not tell.")
-    if not any(results.of_this_model(one, run) and not results.drawn(one) for one in tasks):
+    if not any(results.of_this_model(one, run) and not one.drawn for one in tasks):
         lines.append("Benchmarks: this model was not evaluated on any.")
     lines += [
         f"{plain(one.task.name)}: measured at one stage only, {plain(one.stages[0].name)}, so nothing is said of a change."

@@ -14,7 +14,8 @@ import yaml
 
 from smolforge.errors import ModelError
 from smolforge.hub import MODEL_FILES
-from smolforge.publishing.subject import CONFIG, Subject, as_json
+from smolforge.model.adapters.origin import CONFIG
+from smolforge.publishing.subject import Subject, as_json
 
 PATTERNS = (*MODEL_FILES, "LICENSE*", "NOTICE*")
 OF_TRAINING = ("optimizer.safetensors", "state.json", "trainer_state.json", "recipe.json")  # of a checkpoint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from smolforge.evals.measures import Score
@@ -32,18 +31,12 @@ def of_this_model(one: Measured, run: Run) -> bool:
     return stage.name.lower() != START and stage.model != run.recipe["model"].get("name")
 
 
-def drawn(one: Measured) -> bool:
-    """Whether the rows are `--fixture`'s, which are made up."""
-    place = Path(one.task.data)
-    return (place.parent.name, place.name) == ("fixture", one.task.name)
-
-
 def results_section(subject: Subject, run: Run, tasks: Sequence[Measured]) -> str:
     """Before against after."""
     sided = [
-        found for one in tasks if one.compared and not drawn(one) for found in verdicts(one.compared.changes, one.task.measures)
+        found for one in tasks if one.compared and not one.drawn for found in verdicts(one.compared.changes, one.task.measures)
     ]
-    ends = dict.fromkeys((one.base.name, one.stages[-1].name) for one in tasks if one.compared and not drawn(one))
+    ends = dict.fromkeys((one.base.name, one.stages[-1].name) for one in tasks if one.compared and not one.drawn)
     lead = f"**{plain(' and '.join(f'{a} → {b}' for a, b in ends))}: {tally(sided)}**" if sided else ""
     return section(
         "Before and after",
@@ -86,7 +79,7 @@ def _score(score: Score | None, percent: bool) -> str:
 
 def _remarks(places: Places, one: Measured) -> list[str]:
     """What a reader of the scores must know."""
-    lines = ["The rows are drawn and made up, to try the task: these scores say nothing about a model."] if drawn(one) else []
+    lines = ["The rows are drawn and made up, to try the task: these scores say nothing about a model."] if one.drawn else []
     if one.refused:
         lines.append(f"The stages cannot be compared question by question: {one.refused}.")
     if one.compared and any(one.compared.alone):
@@ -145,7 +138,7 @@ def index(places: Places, tasks: Sequence[Measured], run: Run, kind: str) -> lis
     return [
         {"task": {"type": kind}, "dataset": _dataset(places, one), "metrics": metrics}
         for one in tasks
-        if of_this_model(one, run) and not drawn(one) and (metrics := _metrics(one))
+        if of_this_model(one, run) and not one.drawn and (metrics := _metrics(one))
     ]
 
 

@@ -10,12 +10,11 @@ from typing import Any
 from smolforge.errors import ModelError, UserError
 from smolforge.hub import local_folder
 from smolforge.model.adapters import BASE, base_of, is_adapter
+from smolforge.model.adapters.bottleneck import PEFT_TYPE
+from smolforge.model.adapters.origin import CONFIG
 from smolforge.publishing.places import Places, last, places_of
 from smolforge.report.page import read_json
 from smolforge.report.run import Run, read_run
-
-CONFIG = "adapter_config.json"  # PEFT's
-NOT_PEFT = ("SMOLFORGE_BOTTLENECK",)  # kinds that only smolforge reads, in files of the same names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Subject:
     @property
     def peft(self) -> bool:
         """Whether these are adapters that PEFT reads."""
-        return self.adapter and self.config.get("peft_type") not in (None, *NOT_PEFT)
+        return self.adapter and self.config.get("peft_type") not in (None, PEFT_TYPE)  # bottlenecks are read by smolforge alone
 
     @property
     def quantized(self) -> bool:

@@ -58,7 +58,7 @@ def data_section(subject: Subject, run: Run) -> str:
     """Sources, splits, weights; what was dropped."""
     data, held = run.recipe["data"], run.recipe["eval"]["data"]
     rows = run.summary.get("rows") or [None] * len(data)
-    lines = [_source(subject.places, one, "training", count) for one, count in zip(data, rows)]
+    lines = [_source(subject.places, one, "training", count) for one, count in zip(data, rows, strict=True)]
     lines += [_source(subject.places, one, "held out", None) for one in held]
     told = run.summary.get("notes") or ["Every example was used as it is."]
     notes = [plain(subject.places.text(line.strip())) for line in told]

@@ -60,17 +60,20 @@ class Recipe(Section):
         return self
 
     def _rates_agree(self) -> None:
-        """What trains has a rate, and a rate has something that trains by it."""
+        """What trains has a rate, and beside adapters a rate has something that trains by it."""
         rates = self.optim.lr
         by_part = rates if isinstance(rates, RatesSection) else None
         if by_part and by_part.adapters is not None and self.adapters is None:
             raise ValueError("optim.lr.adapters is set and there are no adapters; leave it out")
         for part in COMPONENTS:
             if self._rate(part) == 0:
-                mend = f"set optim.lr.{part}" if self.adapters else f"set freeze.{part}: true or optim.lr"
-                raise ValueError(f"{part} has learning rate 0 but is not frozen; {mend}")
+                if not self.adapters:
+                    mend = f"set freeze.{part}: true or optim.lr"
+                    raise ValueError(f"{part} has learning rate 0 but is not frozen; {mend}")
+                where = part if part in getattr(self.adapters, "train", ()) else "adapters"
+                raise ValueError(f"{where} would train at learning rate 0; set optim.lr.{where}")
         full = COMPONENTS if by_part is None or by_part.adapters is None else getattr(self.adapters, "train", ())
-        for part in COMPONENTS if by_part else ():
+        for part in COMPONENTS if by_part and self.adapters else ():  # freeze may come and go above rates that stay
             if getattr(by_part, part) > 0 and not (self.trains(part) and part in full):
                 raise ValueError(f"optim.lr.{part} is set, but nothing there learns by it; leave it out")
 

@@ -70,6 +70,12 @@ class Measured:
         return self.stages[-1].tasks[self.key]
 
     @property
+    def drawn(self) -> bool:
+        """Whether the rows are `--fixture`'s, which are made up and say nothing about a model."""
+        place = Path(self.task.data)
+        return (place.parent.name, place.name) == ("fixture", self.task.name)
+
+    @property
     def questions(self) -> int:
         """That the comparison rests on."""
         return len(self.compared.pairs) if self.compared else self.task.questions
@@ -149,6 +155,7 @@ def compare_known(first: Path, last: Path, measures: Measures) -> dict[str, Comp
 
 def headline(tasks: Sequence[Measured]) -> Html:
     """Whether the model got better, task by task, in what the intervals support; scores alone where nothing is compared."""
+    tasks = [one for one in tasks if not one.drawn]
     if not tasks:
         return Html()
     sided = [found for one in tasks if one.compared for found in verdicts(one.compared.changes, one.task.measures)]
@@ -175,8 +182,15 @@ def _score(score: Score, about: Mapping[str, Any]) -> str:
 
 def score_tables(tasks: Sequence[Measured]) -> Html:
     """The section of scores."""
-    parts = [join((tag("h3", one.task.name), asked_of(one.tasks), _table(one), _remarks(one))) for one in tasks]
+    parts = [join((_title(one), asked_of(one.tasks), _table(one), _remarks(one))) for one in tasks]
     return section("Scores", *parts, tag("p", NOTE, class_="dim small")) if parts else Html()
+
+
+def _title(one: Measured) -> Html:
+    made_up = (
+        [tag("p", "Made-up rows, to try the task: these scores say nothing about a model.", class_="dim")] if one.drawn else []
+    )
+    return join((tag("h3", one.task.name), *made_up))
 
 
 def _table(one: Measured) -> Html:

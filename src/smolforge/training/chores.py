@@ -18,7 +18,7 @@ from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.files import write_whole
 from smolforge.machine import energy, peak_memory, versions
-from smolforge.model.adapters import grouped, reached_beyond
+from smolforge.model.adapters import grouped, reached_beyond, stands_beside
 from smolforge.model.build import count_parameters, load_model
 from smolforge.model.freeze import apply_freeze, thaws
 from smolforge.model.quantize import left_whole
@@ -76,8 +76,9 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     tracking.say(f"{recipe.model.name} on {runtime.device}: {trainable:,} parameters train ({parts})")
     for line in reached_beyond(run.model.model, recipe.adapters) if recipe.adapters else ():
         tracking.say(line)
-    if recipe.quantize and (whole := left_whole(run.model.model, recipe.quantize)):
-        kinds = ", ".join(f"{count} {name}" for name, count in grouped(whole).items())
+    whole = left_whole(run.model.model, recipe.quantize) if recipe.quantize else []
+    if recipe.quantize and (whole := [name for name in whole if not stands_beside(f"{name}.")]):
+        kinds = ", ".join(f"{count} {name.removesuffix('.base_layer')}" for name, count in grouped(whole).items())
         tracking.say(f"{recipe.quantize.kind} leaves {kinds} as they are: their rows are not whole blocks of 64")
     for part in COMPONENTS:
         if recipe.freeze.until(part) >= run.steps:
