@@ -8,8 +8,8 @@ Two tasks, each with every method, each run in a process of its own:
              Quality: captions of 200 held-out scenes that are right to the word, and objects that were found.
 
 Rates are those of `METHODS`; with `--rates` a third and three times of it are tried as well, and a method's row is the best that
-was tried. A method that is far behind may want another rate, more steps or more parameters: the tables say what these settings reach,
-no more.
+was tried. A method that is far behind may want another rate, more steps or more parameters: the tables say what these settings
+reach, no more.
 
     .venv/bin/python benchmarks/choosing.py scenes --rates      about three minutes a method
     .venv/bin/python benchmarks/choosing.py pairs               about three minutes a method
@@ -155,10 +155,11 @@ def table(task: str) -> list[str]:
         if (run := best.get(name)) is not None:
             tried = sum(one["method"] == name for one in runs)
             first, second = (run["after"].get(key) for key in keys)
-            lines.append(
-                f"| {name} | {first:.0%} | {'–' if second is None else f'{second:.0%}'} | {run['trained']:,} | {run['rate']:.2g} ({tried}) | "
-                f"{run['memory'] / 2**20:,.0f} MiB | {run['seconds']:,.0f} |"
-            )
+            cells = [
+                name, f"{first:.0%}", "–" if second is None else f"{second:.0%}", f"{run['trained']:,}", f"{run['rate']:.2g} ({tried})",
+                f"{run['memory'] / 2**20:,.0f} MiB", f"{run['seconds']:,.0f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
