@@ -155,10 +155,9 @@ def table(task: str) -> list[str]:
         if (run := best.get(name)) is not None:
             tried = sum(one["method"] == name for one in runs)
             first, second = (run["after"].get(key) for key in keys)
-            cells = [
-                name, f"{first:.0%}", "–" if second is None else f"{second:.0%}", f"{run['trained']:,}", f"{run['rate']:.2g} ({tried})",
-                f"{run['memory'] / 2**20:,.0f} MiB", f"{run['seconds']:,.0f}",
-            ]  # fmt: skip
+            shares = [f"{first:.0%}", "–" if second is None else f"{second:.0%}"]
+            rest = [f"{run['trained']:,}", f"{run['rate']:.2g} ({tried})", f"{run['memory'] / 2**20:,.0f} MiB"]
+            cells = [name, *shares, *rest, f"{run['seconds']:,.0f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
