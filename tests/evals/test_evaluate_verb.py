@@ -426,13 +426,16 @@ def test_adapters_are_measured_against_their_base(tiny, lora, tmp_path):
 
 
 def test_adapters_of_another_model_are_told(tiny, lora, tmp_path, shown):
-    """They may fit all the same; on their own base nothing is said."""
+    """Adapters made elsewhere bring no fingerprint of their base, and may fit all the same; on their own base nothing is said."""
     shutil.copytree(tiny, tmp_path / "other")
-    arguments = ("--adapter", lora, "--fixture", "--limit", 1)
+    foreign = tmp_path / "foreign"
+    shutil.copytree(lora / "model", foreign)
+    (foreign / "smolforge.json").unlink()
+    arguments = ("--adapter", foreign, "--fixture", "--limit", 1)
     _, own = shown(*evaluate(tiny, *arguments, "--out", tmp_path / "a", tasks="pope"))
     _, others = shown(*evaluate(tmp_path / "other", *arguments, "--out", tmp_path / "b", tasks="pope"))
     assert "was trained on" not in own
-    assert f"note: {lora} was trained on {tiny}, not on {tmp_path / 'other'}" in others
+    assert f"note: {foreign} was trained on {tiny}, not on {tmp_path / 'other'}" in others
 
 
 def test_several_sources_of_pairs(tiny, tmp_path):
