@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -31,6 +34,8 @@ CLASSES: dict[str, Any] = {
     "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
     "llama": (LlamaConfig, LlamaForCausalLM),
 }
+VISION_SOURCES = ("siglip", "siglip_vision_model", "smolvlm", "idefics3")  # model types with a tower of the family's
+POSITIONS = "embeddings.position_embedding.weight"
 
 
 def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
@@ -72,75 +77,209 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def assemble(shape: Shape, *, decoder: Any = None, image_token_id: int | None = None, seed: int = 0, **token_ids: int) -> Any:
-    """A model of a shape: SigLIP tower, pixel shuffle and projection, Llama decoder, freshly initialised.
+def read_vision_config(folder: Path) -> Any:
+    """Configuration of the vision tower in a folder of a SigLIP (whole, or its tower alone) or of a SmolVLM.
+
+    Raises:
+        ModelError: not readable, or of another family.
+    """
+    try:
+        with quiet():  # the text half of every SigLIP names tokens that it has not
+            config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError("no readable configuration", where=folder, mend="this is not a complete model folder") from error
+    if config.model_type not in VISION_SOURCES:
+        mend = f"smolforge takes towers of {', '.join(VISION_SOURCES)}"
+        raise ModelError(f"model type {config.model_type}", where=folder, mend=mend)
+    return config if config.model_type == "siglip_vision_model" else config.vision_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """Weights of a vision tower by the names that `vision_model` of a SmolVLM gives them, and what stood beside them."""
+
+    weights: dict[str, torch.Tensor]
+    pooling_head: int  # parameters; SmolVLM reads all patches, and pools nothing
+    beside: int  # parameters of the checkpoint's other parts, such as SigLIP's text tower
+
+
+def read_tower(folder: Path) -> Tower:
+    """Read a vision tower from safetensors files; what is not the tower's is not read.
+
+    Raises:
+        ModelError: no safetensors, damaged, or no tower or several in them.
+    """
+    weights, pooling_head, beside = dict[str, torch.Tensor](), 0, 0
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(file, "pt")) for file in weight_files(folder)]
+            where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
+            prefixes = [name.removesuffix(POSITIONS) for name in where if name.endswith(POSITIONS) and "text_model" not in name]
+            if len(prefixes) != 1:
+                mend = "give a SigLIP or a SmolVLM"
+                raise ModelError(f"{len(prefixes)} vision towers in its weights", where=folder, mend=mend)
+            for name, file in where.items():
+                own = name.startswith(prefixes[0])
+                short = name.removeprefix(prefixes[0]) if own else name
+                if own and short.startswith(("embeddings.", "encoder.", "post_layernorm.")):
+                    if not short.endswith("position_ids"):  # a buffer that old checkpoints saved
+                        weights[short] = file.get_tensor(name)
+                elif own and short.startswith("head."):
+                    pooling_head += math.prod(file.get_slice(name).get_shape())
+                else:
+                    beside += math.prod(file.get_slice(name).get_shape())
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"weights cannot be read ({error})", where=folder, mend="check the safetensors files") from error
+    return Tower(weights=weights, pooling_head=pooling_head, beside=beside)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A model folder's safetensors files.
+
+    Raises:
+        ModelError: it has none: pickles are not read.
+    """
+    if (index := folder / "model.safetensors.index.json").is_file():
+        return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError("holds no safetensors", where=folder, mend="smolforge reads no pickled weights")
+    return [folder / "model.safetensors"]
+
+
+def assemble(
+    shape: Shape,
+    *,
+    decoder: Any = None,
+    kept_rows: int | None = None,
+    tower: dict[str, torch.Tensor] | None = None,
+    details: Details | None = None,
+    image_token_id: int | None = None,
+    seed: int = 0,
+    **token_ids: int,
+) -> Any:
+    """A model of a shape: SigLIP tower, pixel shuffle and projection, Llama decoder; what is not given is freshly initialised.
 
     Args:
         shape: one of `PRESETS`, or one's own.
         decoder: a `LlamaForCausalLM` whose weights become the decoder's. It may have fewer token rows than the shape: the new
             ones are drawn around the mean of the old, except that the last, <end_of_utterance>, starts as the decoder's own
-            closing token. A tied head is untied.
+            closing token. A tied head is untied: it starts as a copy.
+        kept_rows: token rows of the decoder that its tokenizer names; all when left out. Padding beyond them is not kept.
+        tower: weights from `read_tower`. Positions of another grid are interpolated.
+        details: what the parts' configurations say that a shape has no number for.
         image_token_id: id of `<image>`; by default the family's place for the vocabulary's size.
         seed: of the random initial weights.
         token_ids: bos_token_id, eos_token_id, pad_token_id.
 
     Raises:
-        ModelError: the patch grid is not divisible by the shuffle factor, or the decoder has other shapes.
+        ModelError: the patch grid is not divisible by the shuffle factor, or a part has other shapes.
     """
     torch.manual_seed(seed)
-    config = shape_config(shape, image_token_id=image_token_id, **token_ids)
+    config = shape_config(shape, details=details, image_token_id=image_token_id, **token_ids)
     model = CLASSES[shape.model_type][1](config)
     if decoder is not None:
-        _take_decoder(model, decoder)
+        _take_decoder(model, decoder, kept_rows)
+    if tower is not None:
+        _take_tower(model, tower, shape.grid)
     return model.eval()
 
 
-def _take_decoder(model: Any, decoder: Any) -> None:
+def _take_decoder(model: Any, decoder: Any, kept: int | None) -> None:
     weights = decoder.model.state_dict()
     rows, close = model.lm_head.weight.shape[0], decoder.config.eos_token_id
-    weights["embed_tokens.weight"] = _more_rows(weights["embed_tokens.weight"], rows, close)
+    close = close[0] if isinstance(close, list) else close
+    weights["embed_tokens.weight"] = _more_rows(weights["embed_tokens.weight"][:kept], rows, close)
+    tied = decoder.config.tie_word_embeddings
+    head = weights["embed_tokens.weight"] if tied else _more_rows(decoder.lm_head.weight[:kept], rows, close)
     try:
         model.model.text_model.load_state_dict(weights)
-        model.lm_head.load_state_dict({"weight": _more_rows(decoder.lm_head.weight, rows, close)})
+        model.lm_head.load_state_dict({"weight": head})
     except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise ModelError(f"the decoder does not fit the shape ({first})", mend="choose the preset of its size") from error
+        raise _misfit("decoder", error) from error
 
 
 @torch.no_grad()
-def _more_rows(table: torch.Tensor, rows: int, close: int) -> torch.Tensor:
+def _more_rows(table: torch.Tensor, rows: int, close: int | None) -> torch.Tensor:
     """A token table with `rows` rows: the new ones are the mean of the old with a tenth of their spread, the last is `close`."""
     if rows <= len(table):
         return table
     new = torch.randn(rows - len(table), table.shape[1]) * table.std(0) * 0.1 + table.mean(0)
-    new[-1] = table[close]
+    if close is not None:
+        new[-1] = table[close]
     return torch.cat([table, new])
 
 
-def shape_config(shape: Shape, *, image_token_id: int | None = None, **token_ids: int) -> Any:
+def _take_tower(model: Any, weights: dict[str, torch.Tensor], grid: int) -> None:
+    if len(weights[POSITIONS]) != grid**2:
+        weights = weights | {POSITIONS: resize_positions(weights[POSITIONS], grid)}
+    try:
+        model.model.vision_model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise _misfit("vision tower", error) from error
+
+
+def resize_positions(table: torch.Tensor, grid: int) -> torch.Tensor:
+    """Position embeddings of a square grid of patches (g*g, D) for another (grid*grid, D): bicubic, as transformers'
+    `SiglipVisionEmbeddings.interpolate_pos_encoding`.
+
+    Raises:
+        ModelError: the table is of no square grid.
+    """
+    side = math.isqrt(len(table))
+    if side**2 != len(table):
+        raise ModelError(f"{len(table)} position embeddings are of no square grid", mend="give a SigLIP")
+    planes = table.float().view(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, g, g)
+    planes = nn.functional.interpolate(planes, size=(grid, grid), mode="bicubic", align_corners=False)
+    return planes.permute(0, 2, 3, 1).reshape(grid**2, -1)
+
+
+def _misfit(part: str, error: RuntimeError) -> ModelError:
+    first = str(error).splitlines()[-1].strip()
+    return ModelError(f"the {part} does not fit the shape ({first})", mend="choose the preset of its size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What parts' configurations say that a `Shape` has no number for: activations, epsilons, biases, scaling of RoPE."""
+
+    vision: dict[str, Any]
+    text: dict[str, Any]
+
+
+def details_of(vision: Any | None, text: Any | None) -> Details:
+    """Of a tower's and a Llama's configuration, as far as there are such."""
+
+    def taken(config: Any | None, names: tuple[str, ...]) -> dict[str, Any]:
+        return {} if config is None else {name: getattr(config, name) for name in names}
+
+    return Details(
+        vision=taken(vision, ("hidden_act", "layer_norm_eps", "attention_dropout")),
+        text=taken(
+            text,
+            ("hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias", "attention_dropout", "head_dim", "rope_parameters"),
+        ),
+    )
+
+
+def shape_config(shape: Shape, *, details: Details | None = None, image_token_id: int | None = None, **token_ids: int) -> Any:
     """Hugging Face's configuration of a shape. Raises as `assemble`."""
-    grid = shape.image_size // shape.patch
-    if grid % shape.shuffle:
-        raise ModelError(
-            f"a tile of {shape.image_size} pixels has {grid} x {grid} patches, which {shape.shuffle} x {shape.shuffle} "
-            "pixel shuffle does not divide",
-            mend="choose another image size, patch or shuffle factor",
-        )
+    shape.check_grid()
     if image_token_id is None:
         image_token_id = 49153 if shape.vocab == 49155 else min(49190, shape.vocab - 1)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2} | token_ids
+    details = details or details_of(None, None)
+    rope = details.text.get("rope_parameters", {"rope_type": "default"}) | {"rope_theta": shape.rope_theta}
     text = dict(
         model_type="llama", hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads, head_dim=shape.hidden // shape.heads, intermediate_size=shape.ff,
         vocab_size=shape.vocab, max_position_embeddings=shape.context, rms_norm_eps=1e-5, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
         initializer_range=shape.init_std, **ids,
-    )  # fmt: skip
+    ) | details.text | {"rope_parameters": rope}  # fmt: skip
     vision = dict(
         hidden_size=shape.vision_hidden, num_hidden_layers=shape.vision_layers, num_attention_heads=shape.vision_heads,
         intermediate_size=shape.vision_ff, image_size=shape.image_size, patch_size=shape.patch,
         initializer_range=shape.init_std,
-    )  # fmt: skip
+    ) | details.vision  # fmt: skip
     return CLASSES[shape.model_type][0](
         vision_config=vision, text_config=text, scale_factor=shape.shuffle, image_token_id=image_token_id,
         tie_word_embeddings=False, pad_token_id=ids["pad_token_id"], initializer_range=shape.init_std,

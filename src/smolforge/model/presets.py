@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smolforge.errors import ModelError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -45,7 +47,24 @@ class Shape:
         >>> PRESETS["smolvlm-256m"].image_tokens, PRESETS["smolvlm2-2.2b"].image_tokens
         (64, 81)
         """
-        return (self.image_size // self.patch // self.shuffle) ** 2
+        return (self.grid // self.shuffle) ** 2
+
+    @property
+    def grid(self) -> int:
+        """Patches along a tile's edge; pixels beyond the last whole patch are cut (384 = 27 x 14 + 6)."""
+        return self.image_size // self.patch
+
+    def check_grid(self) -> None:
+        """
+        Raises:
+            ModelError: pixel shuffle does not divide the grid of patches.
+        """
+        if not self.grid or self.grid % self.shuffle:
+            raise ModelError(
+                f"a tile of {self.image_size} pixels has {self.grid} x {self.grid} patches, which {self.shuffle} x "
+                f"{self.shuffle} pixel shuffle does not divide",
+                mend="choose another image size, patch or shuffle factor",
+            )
 
 
 _SIGLIP_BASE = dict(vision_hidden=768, vision_layers=12, vision_heads=12, vision_ff=3072, image_size=512, patch=16, shuffle=4)
