@@ -1,4 +1,4 @@
-"""What a source says, before tokens and pixels: `Record`, `Message`, `Media`, `Response`.
+"""What a source says, before tokens and pixels: `Record`, `Message`, `Media`, `Video`, `Response`.
 
 A record is a prompt (`messages`) and the responses that share it. Media are references (path, address, bytes, or a
 picture in memory) until something needs their pixels.
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,47 @@ class Media:
         return str(self.ref) if isinstance(self.ref, Path | str) else "<picture in memory>"
 
 
-Part = str | Media
+class Film(Protocol):
+    """Frames that are drawn on demand, as a video file's are decoded."""
+
+    @property
+    def key(self) -> str:
+        """Content's name, equal for equal content."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of every frame."""
+
+    @property
+    def num_frames(self) -> int: ...
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+
+    def frame(self, number: int) -> Image:
+        """Frame `number`, counted from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """One video: where it is. Which of its frames are seen the renderer decides, by the recipe's `video`.
+
+    `ref` is a file, a folder of frames in the order of their names, an encoded file's bytes, or frames drawn on demand.
+    """
+
+    ref: Path | bytes | Film
+    start: float | None = None  # seconds; what comes before is cut off
+    end: float | None = None  # seconds; this moment and what comes after is cut off
+    folder_fps: float = 3.0  # frames a second that a folder holds
+
+    def __str__(self) -> str:
+        if isinstance(self.ref, bytes):
+            return f"<video of {len(self.ref)} bytes>"
+        return str(self.ref) if isinstance(self.ref, Path) else "<drawn video>"
+
+
+Part = str | Media | Video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +129,10 @@ class Record:
     @property
     def media(self) -> tuple[Media, ...]:
         return tuple(part for message in self.messages for part in message.content if isinstance(part, Media))
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        return tuple(part for message in self.messages for part in message.content if isinstance(part, Video))
 
     @property
     def words(self) -> str:

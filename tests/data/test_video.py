@@ -9,10 +9,10 @@ import sys
 import weakref
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ from transformers.video_utils import VideoMetadata, read_video_pyav
 
 from smolforge.data import film
 from smolforge.data.film import Timeline, timeline
+from smolforge.data.films import decoding, packets
 from smolforge.data.media import open_picture, tile_pixels
 from smolforge.data.pipeline import decode_pictures
 from smolforge.data.processor import load_renderer
@@ -118,7 +119,12 @@ def write_sound(path: Path) -> Path:
 
 
 def reference_prompt(tokenizer: Tokenizer, total: int, rate: float, seconds: float, sampling: VideoSampling) -> list[int]:
-    """Ids that transformers gives: its sampling and its text. Its processor as a whole cannot be made without torchvision;
+    """Ids that transformers gives."""
+    return tokenizer.encode(reference_text(total, rate, seconds, sampling), add_special_tokens=False).ids
+
+
+def reference_text(total: int, rate: float, seconds: float, sampling: VideoSampling) -> str:
+    """Text that transformers gives: its sampling and its words. Its processor as a whole cannot be made without torchvision;
     with it (0.28), the ids of the same cases were found equal too."""
     metadata = VideoMetadata(total_num_frames=total, fps=rate, duration=seconds)
     numbers = SmolVLMVideoProcessor().sample_frames(metadata, num_frames=sampling.max_frames, fps=sampling.fps)
@@ -131,8 +137,7 @@ def reference_prompt(tokenizer: Tokenizer, total: int, rate: float, seconds: flo
     )
     inputs = {"pixel_values": np.empty((1, len(numbers))), "video_metadata": [metadata]}
     video = SmolVLMProcessor.replace_video_token(tokens, inputs, 0)
-    text = f"<|im_start|>User: {video}{QUESTION}<end_of_utterance>\nAssistant:"
-    return tokenizer.encode(text, add_special_tokens=False).ids
+    return f"<|im_start|>User: {video}{QUESTION}<end_of_utterance>\nAssistant:"
 
 
 @pytest.mark.parametrize(("max_frames", "fps"), [(64, 1.0), (16, 1.0), (4, 1.0), (1, 1.0), (64, 2.5), (64, 0.1), (30, 30.0)])
@@ -141,6 +146,54 @@ def test_prompts_equal_transformers(max_frames: int, fps: float, clip: Path, rea
         tokenizer, 390, float(NTSC), float(390 / NTSC), VideoSampling(max_frames=max_frames, fps=fps)
     )  # fmt: skip
     assert prompt(real, video_parts(clip, max_frames=max_frames, fps=fps)) == expected
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A drawn film of any length; its prompt needs no picture."""
+
+    num_frames: int
+    fps: float
+    size = (96, 64)
+
+    @property
+    def key(self) -> str:
+        return repr(self)
+
+    def frame(self, number: int) -> Image.Image:
+        raise AssertionError("a prompt was planned by drawing")
+
+
+LENGTHS = {  # frames, a second, most that are taken
+    "one frame": (1, 25.0, 64), "three seconds": (75, 25.0, 64), "one a second": (3, 1.0, 64), "59.9 seconds": (599, 10.0, 64),
+    "64 frames": (64, 1.0, 64), "65 seconds": (65, 1.0, 64), "67 seconds, cut at the ends": (2010, 30.0, 64),
+    "an hour": (108_000, 30.0, 64), "an hour of NTSC": (107_892, float(NTSC), 32), "a hundred minutes": (6000, 1.0, 16),
+    "a day less a second": (86_399, 1.0, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_lengths_equal_transformers_in_words_and_ids(name: str, real: Renderer, tokenizer: Tokenizer) -> None:
+    total, rate, most = LENGTHS[name]
+    text = reference_text(total, rate, total / rate, VideoSampling(max_frames=most))
+    ids = prompt(real, video_parts(Blank(total, rate), max_frames=most))
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+    assert ids == tokenizer.encode(text, add_special_tokens=False).ids
+    assert text.count("<global-img>") == text.count("Frame from") == len(numbers_of_frames(total, rate, most))
+
+
+def numbers_of_frames(total: int, rate: float, most: int) -> list[int]:
+    return sample_frames(total, total / rate, VideoSampling(max_frames=most))
+
+
+def test_a_folder_of_an_hours_frames(tmp_path: Path, real: Renderer, tokenizer: Tokenizer) -> None:
+    """MovieChat's kind: one picture a second, of which 64 are read."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    for number in range(1, 3600):
+        (tmp_path / f"{number}.png").hardlink_to(tmp_path / "0.png")
+    parts = video_parts(tmp_path, folder_fps=1.0)
+    assert prompt(real, parts) == reference_prompt(tokenizer, 3600, 1.0, 3600.0, VideoSampling())
+    assert [int(part.ref.stem) for part in parts[1::2]] == numbers_of_frames(3600, 1.0, 64)
 
 
 def test_a_clip_is_a_video_of_its_own(clip: Path, real: Renderer, tokenizer: Tokenizer) -> None:
@@ -283,14 +336,14 @@ def test_sought_frames_equal_those_of_a_full_decoding(kind: str, tmp_path: Path)
 def test_few_frames_are_decoded(kind: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 240 frames with a key frame every 12, four: each takes its group's first frames at most. A GIF has one group."""
     path = write(tmp_path / f"a.{kind}", CODECS[kind], shown=range(240))
-    decoded, shown = [], film._shown
+    decoded, shown = [], decoding._shown
 
     def counted(*arguments):
         for item in shown(*arguments):
             decoded.append(item)
             yield item
 
-    monkeypatch.setattr(film, "_shown", counted)
+    monkeypatch.setattr(decoding, "_shown", counted)
     assert len(frames_of(video_parts(path, max_frames=4))) == 4
     assert len(decoded) <= most
 
@@ -351,17 +404,17 @@ def test_frames_in_a_folder_follow_their_numbers(tmp_path: Path) -> None:
 
 
 class Calls:
-    """How often functions of the module ran since the last look, by name."""
+    """How often functions ran since the last look, as their modules call them."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, *names: str) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, *names: tuple[ModuleType, str]) -> None:
         self.seen = dict.fromkeys(names, 0)
-        for name in names:
-            patch.setattr(film, name, self._counted(name, getattr(film, name)))
+        for module, name in names:
+            patch.setattr(module, name, self._counted((module, name), getattr(module, name)))
 
     def _counted(self, name, function):
-        def counted(*arguments):
+        def counted(*arguments, **options):
             self.seen[name] += 1
-            return function(*arguments)
+            return function(*arguments, **options)
 
         return counted
 
@@ -375,26 +428,27 @@ def test_eight_videos_and_questions_about_them(tmp_path: Path, real: Renderer, m
     """Three questions a video in the order of a shuffled table: rendering them reads each video once and makes no picture.
     Preparing them decodes each video once when its questions follow each other, and rendering them again opens none."""
     videos = [write(tmp_path / f"{number}.mp4", shown=range(60 + number)) for number in range(8)]
-    calls, hashed = Calls(monkeypatch, "_opened", "_decode", "_upright"), film._content.cache_info().misses
+    calls = Calls(monkeypatch, (packets, "opened"), (decoding, "opened"), (decoding, "_decode"), (decoding, "_upright"))
+    hashed = film._content.cache_info().misses
     asked = np.random.default_rng(0).permutation(np.repeat(np.arange(8), 3)).tolist()
     examples = [render(real, video_parts(videos[number], max_frames=2)) for number in asked]
-    assert calls() == (8, 0, 0)
+    assert calls() == (8, 0, 0, 0)
     keys = [tuple(image.key for image in example.images) for example in examples]
     assert [keys.index(key) for key in keys] == [asked.index(number) for number in asked]  # a video's questions share them
     assert len({key for some in keys for key in some}) == 8 * 2  # two frames each
     for number in sorted(range(24), key=lambda number: asked[number]):
         decode_pictures(examples[number], {})
-    assert calls() == (8, 8, 16)
+    assert calls() == (0, 8, 8, 16)
     for number in sorted(range(24), key=lambda number: asked[number]):
         render(real, video_parts(videos[asked[number]], max_frames=2))
-    assert calls() == (0, 0, 0)
+    assert calls() == (0, 0, 0, 0)
     assert film._content.cache_info().misses - hashed == 8
 
 
 def test_a_video_is_read_once_though_others_lie_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write(tmp_path / "0.mp4", shown=range(12))
     videos = [first, *(Path(shutil.copy(first, tmp_path / f"{number}.mp4")) for number in range(1, 100))]
-    calls, hashed = Calls(monkeypatch, "_opened"), film._content.cache_info().misses
+    calls, hashed = Calls(monkeypatch, (packets, "opened")), film._content.cache_info().misses
     for _ in range(3):
         for path in videos:
             _ = open_picture(video_parts(path)[1]).key
@@ -424,7 +478,7 @@ def test_a_frames_name_is_its_content(clip: Path, tmp_path: Path) -> None:
 
 def test_frames_are_kept_until_the_file_changes(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = Path(shutil.copy(clip, tmp_path / "a.mp4"))
-    calls = Calls(monkeypatch, "_decode")
+    calls = Calls(monkeypatch, (decoding, "_decode"))
     first, second = video_parts(copy, max_frames=3), video_parts(copy, max_frames=3)
     assert first == second
     assert [frame.tobytes() for frame in frames_of(first)] == [frame.tobytes() for frame in frames_of(second)]
@@ -439,7 +493,7 @@ def test_frames_are_kept_until_the_file_changes(clip: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize(("kind", "turned"), [(kind, 0) for kind in CODECS] + [("mp4", turned) for turned in (90, 180, -90)])
 def test_a_frame_knows_its_size(kind: str, turned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = Calls(monkeypatch, "_decode")
+    calls = Calls(monkeypatch, (decoding, "_decode"))
     picture = open_picture(video_parts(write(tmp_path / f"a.{kind}", CODECS[kind], turned=turned), max_frames=1)[1])
     assert calls() == (0,)
     assert picture.pixels().size == (picture.width, picture.height) == ((64, 96) if turned in (90, -90) else (96, 64))

@@ -1,6 +1,6 @@
 """Videos, because the family reads them as pictures with their times in between: which frames, and what stands around them.
 
-a file or a folder of frames
+a file, its bytes, a folder of frames, or drawn ones
   film.timeline  when every frame is shown, read from the file's packets
   sample_frames  numbers of the frames that are taken
   video_parts    "... four frames from a 0:00:13 [H:MM:SS] video.\\n" "\\nFrame from 00:01:" picture ... "\\n\\n"
@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from smolforge.data.film import frame_pictures, timeline
+from smolforge.data.film import Backend, FrameCache, frame_pictures, timeline, video_file
 from smolforge.errors import DataError, MediaError
-from smolforge.records import Part
+from smolforge.records import Film, Part
 
 VideoStyle = Literal["smolvlm", "vlmevalkit"]  # whose words stand around the frames
 
@@ -44,7 +44,7 @@ class VideoSampling:
 
 
 def video_parts(
-    path: Path,
+    ref: Path | bytes | Film,
     *,
     max_frames: int = 64,
     fps: float = 1.0,
@@ -52,11 +52,13 @@ def video_parts(
     end: float | None = None,
     folder_fps: float = 3.0,
     style: VideoStyle = "smolvlm",
+    backend: Backend = "auto",
+    cache: FrameCache | None = None,
 ) -> tuple[Part, ...]:
     """A video as the parts of a user's turn: its frames, each as one tile, and the text around them.
 
     Args:
-        path: a video file, or a folder of frames in the order of their names.
+        ref: a video file, its bytes, a folder of frames in the order of their names, or frames that are drawn.
         max_frames: most frames that are taken, 1 to 999.
         fps: frames taken a second while they are no more than max_frames.
         start: seconds; what comes before is cut off. Times in the prompt count from the clip's first frame.
@@ -64,13 +66,19 @@ def video_parts(
         folder_fps: frames a second that a folder holds.
         style: "smolvlm" is word for word what transformers' SmolVLMProcessor writes. "vlmevalkit" is VLMEvalKit's prompt
             for SmolVLM2, which calls frame i of one a second "Frame from {i as MM:SS}" whatever fps was.
+        backend: what decodes a file (`films/libraries.py`); each gives the same frames.
+        cache: where a file's decoded frames are kept.
 
     Raises:
+        CheckpointError: bytes cannot be kept as a file.
         DataError: PyAV is missing, or numbers that make no sense.
         MediaError: missing, damaged, without a moving picture, or no frame between start and end.
     """
+    if isinstance(ref, bytes):
+        ref = video_file(ref)
+    path = ref if isinstance(ref, Path) else "a drawn video"
     _check(path, max_frames, fps, start, end, folder_fps)
-    whole = timeline(path, folder_fps=folder_fps)
+    whole = timeline(ref, folder_fps=folder_fps)
     if whole.seconds >= MAX_SECONDS:
         raise MediaError(f"a video of {float(whole.seconds) / 3600:.1f} hours", where=path, mend="cut it to less than a day")
     clip = whole.clip(start, end)
@@ -91,7 +99,8 @@ def video_parts(
         captions = [f" Frame from {_clock(count)}: " for count, _ in counted]
         after = " \n "
     captions[0] = before + captions[0]
-    pictures = frame_pictures(path, tuple(clip.stamps[number] for number in numbers))
+    stamps = tuple(clip.stamps[number] for number in numbers)
+    pictures = frame_pictures(ref, stamps, backend=backend, cache=cache)
     return (*(part for pair in zip(captions, pictures) for part in pair), after)
 
 
@@ -153,7 +162,7 @@ def _clock(seconds: int) -> str:
     return f"{seconds // 60:02d}:{seconds % 60:02d}"
 
 
-def _check(path: Path, max_frames: int, fps: float, start: float | None, end: float | None, folder_fps: float) -> None:
+def _check(path: Path | str, max_frames: int, fps: float, start: float | None, end: float | None, folder_fps: float) -> None:
     if not 1 <= max_frames <= MAX_FRAMES:
         raise DataError(f"max_frames is {max_frames}", where=path, mend=f"1 to {MAX_FRAMES} frames can be taken")
     for name, rate in (("fps", fps), ("folder_fps", folder_fps)):

@@ -72,7 +72,7 @@ class Scene:
             column, row = list(PLACES.values())[thing.place]
             cell = SIZE * 2 / 3
             x, y = (column + 0.5) * cell + rng.uniform(-4, 4), (row + 0.5) * cell + rng.uniform(-4, 4)
-            _draw_shape(pen, thing.shape, x, y, rng.uniform(17, 23), COLOURS[thing.colour])
+            draw_shape(pen, thing.shape, x, y, rng.uniform(17, 23), COLOURS[thing.colour])
         return image.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
@@ -148,7 +148,7 @@ def record(row: dict[str, Any], *, id: str, source: str, prompt: str | None) -> 
     return Record(id=id, source=source, messages=(user,), responses=(Response(text=row["caption"]),))
 
 
-def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, colour: tuple[int, int, int]) -> None:
+def draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float, colour: tuple[int, int, int]) -> None:
     if shape == "circle":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
     elif shape == "square":
