@@ -177,7 +177,7 @@ def test_numbers_as_yaml_writes_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["run.epochs=1"], "run: give exactly one of steps and epochs"),
+        (["run.epochs=1", "run.steps=2"], "run: give exactly one of steps and epochs"),
         (["run.steps=null"], "run: give exactly one of steps and epochs"),
         (["run.early_stopping={}"], "set eval_every"),
         (["run.early_stopping={}", "run.eval_every=10"], "set eval.data"),

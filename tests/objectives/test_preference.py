@@ -501,7 +501,7 @@ def stream_of(rows: list[Any], renderer: Renderer, what: PreferenceSection) -> S
     """A stream over rows as they are; records stand for themselves."""
     from smolforge.data.sources import shapes
 
-    def to_record(row: Any, *, id: str, source: str) -> Record:
+    def to_record(row: Any, *, id: str, source: str, prompt: str | None = None) -> Record:
         return replace(row, id=id, source=source) if isinstance(row, Record) else shapes.record(row, id=id, source=source)
 
     opened = Source(name="s", table=rows, rows=range(len(rows)), to_record=to_record)

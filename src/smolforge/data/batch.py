@@ -65,9 +65,20 @@ class PackedBatch:
         moved: dict[str, Any] = {n: t.to(device) for n, t in values.items() if isinstance(t, torch.Tensor)}
         return replace(self, **moved)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process pixels go through shared memory, a file handle each, and the rest as plain arrays."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        small = {n: t.numpy() for n, t in values.items() if isinstance(t, torch.Tensor) and n not in ("tiles", "features")}
+        return _arrived, (values | small,)
+
     @property
     def num_tokens(self) -> int:
         return len(self.input_ids)
+
+
+def _arrived(values: dict[str, Any]) -> PackedBatch:
+    tensors: dict[str, Any] = {n: torch.from_numpy(v) for n, v in values.items() if isinstance(v, np.ndarray)}
+    return PackedBatch(**(values | tensors))
 
 
 def collate(examples: Sequence[Example]) -> PackedBatch:

@@ -15,7 +15,7 @@ from statistics import median
 
 from smolforge.data.sources.tables import Source
 from smolforge.errors import DataError
-from smolforge.records import Media, Record, fingerprint
+from smolforge.records import Media, Record, Video, fingerprint
 
 NAMED = 20  # rows that are named; all are counted
 SKEWED = 10.0  # longer / shorter above which a pair is shown, without a rule about it
@@ -159,14 +159,19 @@ def _prompt(record: Record) -> list[tuple[str, list[str]]]:
     return [
         (
             message.role,
-            [_identity(part, record) if isinstance(part, Media) else f"text {part.strip()}" for part in message.content],
+            [f"text {part.strip()}" if isinstance(part, str) else _identity(part, record) for part in message.content],
         )
         for message in record.messages
     ]
 
 
-def _identity(media: Media, record: Record) -> str:
-    """A picture's name without opening it: path, address, hash of the bytes, or else the record's id."""
-    if isinstance(media.ref, bytes):
-        return f"bytes {fingerprint(media.ref)}"
-    return f"file {media.ref}" if isinstance(media.ref, Path | str) else f"drawn for {record.id}"
+def _identity(media: Media | Video, record: Record) -> str:
+    """A picture's or video's name without opening it: path, address, hash of the bytes, or else the record's id."""
+    if isinstance(media, Video):
+        film = media.ref
+        content = fingerprint(film) if isinstance(film, bytes) else film if isinstance(film, Path) else film.key
+        return f"video {content} from {media.start} to {media.end}"
+    ref = media.ref
+    if isinstance(ref, bytes):
+        return f"bytes {fingerprint(ref)}"
+    return f"file {ref}" if isinstance(ref, Path | str) else f"drawn for {record.id}"

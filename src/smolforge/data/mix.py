@@ -8,8 +8,9 @@ repeats.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Mixture:
     Args:
         rows: number of rows of each source.
         weights: share of each source, relative to each other; by number of rows when left out.
+        endless: sources without a length, streams, are read in their own order.
         seed: decides every order.
 
     >>> mixture = Mixture([2, 100], weights=[1.0, 3.0])
@@ -29,14 +31,15 @@ class Mixture:
     True
     """
 
-    def __init__(self, rows: Sequence[int], weights: Sequence[float] | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, rows: Sequence[int], weights: Sequence[float] | None = None, *, seed: int = 0, endless: Collection[int] = ()
+    ) -> None:
         assert min(rows) > 0, "every source has rows"
         shares = np.array(weights if weights is not None else rows, np.float64)
-        self.rows, self.seed = tuple(rows), seed
+        self.rows, self.seed, self.endless = tuple(rows), seed, frozenset(endless)
         self.shares = shares / shares.sum()
         self.offsets = np.random.default_rng([seed, 0]).random(len(rows))
-        self._block = lru_cache(maxsize=4)(self._make_block)
-        self._order = lru_cache(maxsize=2 * len(rows))(self._make_order)
+        self._remember()
 
     def __call__(self, index: int) -> tuple[int, int]:
         """(source, row) at a place of the stream."""
@@ -48,8 +51,23 @@ class Mixture:
         sources, ranks = self._block(block)
         place = index - int(self._given(block).sum())
         source = int(sources[place])
-        epoch, at = divmod(int(self._given(block)[source]) + int(ranks[place]), self.rows[source])
+        given = int(self._given(block)[source]) + int(ranks[place])
+        if source in self.endless:
+            return source, given
+        epoch, at = divmod(given, self.rows[source])
         return source, int(self._order(source, epoch)[at])
+
+    def _remember(self) -> None:
+        self._block = lru_cache(maxsize=4)(self._make_block)
+        self._order = lru_cache(maxsize=2 * len(self.rows))(self._make_order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, without what is remembered."""
+        return {name: value for name, value in vars(self).items() if name not in ("_block", "_order")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     def _given(self, block: int) -> np.ndarray:
         """Rows each source has given before a block, (sources,)."""

@@ -48,6 +48,31 @@ def pack(lengths: Sequence[int], capacity: int, shared: Sequence[Sequence[Hashab
     return [sorted(row) for row in rows]
 
 
+def balance(costs: Sequence[float], ranks: int, shared: Sequence[Sequence[Hashable]] | None = None) -> list[list[int]]:
+    """Distribute items over ranks so that the costliest rank has little more than the others: the largest first, each to the rank
+    with the least so far (Graham 1969). Items with a common key stay together.
+
+    Args:
+        costs: of each item.
+        shared: keys of each item (its pictures); none by default.
+
+    Returns:
+        Items of each rank, ascending; every index occurs once.
+
+    >>> balance([5, 4, 3, 2], 2), balance([5, 4, 3, 2], 2, [["cat"], [], [], ["cat"]])
+    ([[0, 3], [1, 2]], [[0, 3], [1, 2]])
+    """
+    groups = _groups(len(costs), shared or [()] * len(costs))
+    sums = [sum(costs[item] for item in group) for group in groups]
+    taken: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [(0.0, 0, rank) for rank in range(ranks)]  # cost, items, rank: of equal cost the rank with fewer items
+    for number in sorted(range(len(groups)), key=lambda g: (-sums[g], g)):
+        cost, items, rank = min(loads)
+        taken[rank] += groups[number]
+        loads[rank] = (cost + sums[number], items + len(groups[number]), rank)
+    return [sorted(items) for items in taken]
+
+
 def _groups(count: int, shared: Sequence[Sequence[Hashable]]) -> list[list[int]]:
     """Connected items: those that share a key, directly or through others (union-find)."""
     root = list(range(count))

@@ -1,28 +1,33 @@
 """sources -> mix -> render -> pack -> batch, read top to bottom.
 
 Step s consumes examples s * N to (s + 1) * N - 1 of the mixed stream, which is a pure function of (seed, index). So the data
-cursor is the step number, steps can be prepared ahead by any number of threads, and resuming costs nothing.
+cursor is the step number, steps can be prepared ahead by any number of processes, and resuming costs nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
+from smolforge.data.ahead import prepared
 from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.clean import Findings, PairRules, clean_pairs
 from smolforge.data.features import FeatureCache
 from smolforge.data.media import picture_tiles, tile_grid
 from smolforge.data.mix import Mixture
-from smolforge.data.pack import pack
+from smolforge.data.pack import balance, pack
+from smolforge.data.prompts import choose_prompt, varies
 from smolforge.data.render import Example, PlacedImage, Renderer
+from smolforge.data.shares import Part, mixture_tree, source_shares
 from smolforge.data.sources.tables import Source, open_source
 from smolforge.errors import DataError
-from smolforge.recipe import DataSection
+from smolforge.recipe import DataSection, MixtureSection
 from smolforge.records import Record, Response, ResponseKind
 
+T = TypeVar("T")
 NAMED = 20  # dropped or changed examples that are named; all are counted
 
 
@@ -66,6 +71,11 @@ class Step:
 
     rows: tuple[PackedBatch, ...]
     tally: Tally
+    waited: float = 0.0  # seconds that training waited for it
+
+
+def _unchanged(one: T) -> T:
+    return one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +83,8 @@ class Shaping:
     """What an objective asks of its examples."""
 
     kinds: frozenset[ResponseKind]  # responses it uses; others are not laid out
-    use: Callable[[Record], Record] = lambda record: record  # adds or refuses responses; raises DataError
-    weigh: Callable[[Example], Example] = lambda example: example  # loss weights of tokens
+    use: Callable[[Record], Record] = _unchanged  # adds or refuses responses; raises DataError
+    weigh: Callable[[Example], Example] = _unchanged  # loss weights of tokens
     others: bool = False  # lay out the next example's first answer as well, of kind "other"
     pairs: bool = False  # look through the preference pairs first, and clean them
 
@@ -89,15 +99,28 @@ class Stream:
     shaping: Shaping
     features: FeatureCache | None = None
     findings: tuple[Findings, ...] = ()  # what cleaning found in each source
+    examples: int = 1  # a step consumes, for prompts that change with the steps
+    tile_cost: float = 0.0  # what a tile costs beside its tokens, in tokens; decides how ranks share a step
 
     @property
     def num_rows(self) -> int:
         return sum(map(len, self.sources))
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The sources as parts of the mixture; their weights are in `mixture.shares`."""
+        return tuple(_part(source, None) for source in self.sources)
+
+    def tree(self, steps: int) -> list[str]:
+        """The mixture of a run as lines."""
+        return mixture_tree(self.parts, self.mixture.shares.tolist(), steps * self.examples)
+
     def record(self, index: int) -> Record:
         """Record at a place of the mixed stream. Raises DataError."""
-        source, row = self.mixture(index)
-        return self.sources[source].record(row)
+        number, row = self.mixture(index)
+        source = self.sources[number]
+        prompt = choose_prompt(source.prompt, seed=self.mixture.seed, index=index, step=index // self.examples)
+        return source.record(row, prompt=prompt)
 
     def name(self, index: int) -> str:
         """How messages call the record at a place of the mixed stream."""
@@ -121,8 +144,8 @@ class Stream:
 
     def distinct(self, last: int) -> list[int]:
         """Places before `last` whose examples did not come before: what the run sees, each once."""
-        if self.shaping.others:
-            return list(range(last))  # the answer lent by the next example is another one each time
+        if self.shaping.others or any(varies(source.prompt) for source in self.sources):
+            return list(range(last))  # the answer lent by the next example, or the prompt, is another one each time
         seen: dict[tuple[int, int], int] = {}
         for index in range(last):
             seen.setdefault(self.mixture(index), index)
@@ -145,17 +168,27 @@ class Stream:
         return Step(rows=tuple(row for _, row in pack_rows(examples, self.renderer.row_tokens)), tally=tally)
 
     def steps(self, first: int, last: int, size: int, *, rank: int = 0, world: int = 1, workers: int = 0) -> Iterator[Step]:
-        """Steps first to last - 1 of `size` examples, this rank's share of each, prepared ahead by `workers` threads."""
-        indices = [range(step * size + rank, (step + 1) * size, world) for step in range(first, last)]
-        if not workers:
-            yield from map(self.step, indices)
-            return
-        with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as pool:
-            ahead: list[Future[Step]] = []
-            for number in range(len(indices)):
-                while len(ahead) <= workers and number + len(ahead) < len(indices):
-                    ahead.append(pool.submit(self.step, indices[number + len(ahead)]))
-                yield ahead.pop(0).result()
+        """Steps first to last - 1 of `size` examples, this rank's share of each, prepared ahead by `workers` processes."""
+        make = partial(self._share, size=size, rank=rank, world=world)
+        for step, waited in prepared(make, range(first, last), workers=workers):
+            yield replace(step, waited=waited)
+
+    def _share(self, step: int, *, size: int, rank: int, world: int) -> Step:
+        """A rank's rows of a step: ranks get about the same cost, and examples with a common picture the same rank."""
+        indices = range(step * size, (step + 1) * size)
+        if world == 1:
+            return self.step(indices)
+        costs, pictures = zip(*map(self._cost, indices))
+        return self.step([indices[number] for number in balance(costs, world, pictures)[rank]])
+
+    def _cost(self, index: int) -> tuple[float, tuple[str, ...]]:
+        """What an example costs, in tokens, and the keys of its pictures; nothing where it cannot be used."""
+        try:
+            example = self.example(index)
+        except DataError:
+            return 0.0, ()
+        tiles = sum(len(image.starts) for image in example.images)
+        return example.num_tokens + self.tile_cost * tiles, tuple(image.key for image in example.images)
 
     def _used(self, record: Record) -> Record:
         kinds = self.shaping.kinds
@@ -182,30 +215,40 @@ def open_stream(
     kinds: Collection[ResponseKind] = (),
     shaping: Shaping | None = None,
     features: FeatureCache | None = None,
+    mixture: MixtureSection | None = None,
+    examples: int = 1,
 ) -> Stream:
     """Open a recipe's sources as one mixed stream.
 
     Args:
+        mixture: shares by modality; by the sections' weights, or numbers of rows, when left out.
+        examples: that a step consumes.
         kinds: responses that are used, where nothing else is asked of the examples.
         shaping: what an objective asks of them, instead of `kinds`.
 
     Raises:
         DataError: a source cannot be opened.
     """
-    sources = tuple(open_source(section) for section in sections)
+    sources = tuple(open_source(section, seed=seed) for section in sections)
     findings: tuple[Findings, ...] = ()
     if shaping and shaping.pairs:
         rules = (PairRules(max_chars=s.max_chars, max_length_ratio=s.max_length_ratio) for s in sections)
         sources, findings = zip(*map(clean_pairs, sources, rules))
-    weights = [section.weight for section in sections if section.weight is not None]
+    shares = source_shares([_part(source, section.weight) for source, section in zip(sources, sections)], mixture)
+    endless = [number for number, source in enumerate(sources) if source.endless]
     return Stream(
         sources=sources,
-        mixture=Mixture([len(source) for source in sources], weights or None, seed=seed),
+        mixture=Mixture([len(source) for source in sources], shares, seed=seed, endless=endless),
         renderer=renderer,
         shaping=shaping or Shaping(kinds=frozenset(kinds)),
         features=features,
         findings=findings,
+        examples=examples,
     )
+
+
+def _part(source: Source, weight: float | None) -> Part:
+    return Part(name=source.name, modality=source.modality, rows=None if source.endless else len(source), weight=weight)
 
 
 def prepare(record: Record, renderer: Renderer, *, reserve: int = 0) -> Example:

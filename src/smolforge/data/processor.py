@@ -1,4 +1,4 @@
-"""A checkpoint's processor files, read as plain JSON into a Renderer. No torch, no code from the checkpoint."""
+"""A checkpoint's processor files, read as plain JSON into a Renderer. No code from the checkpoint runs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ from typing import Any
 from tokenizers import Tokenizer, pre_tokenizers
 
 from smolforge.data.chat import CHATML, SMOLLM_SYSTEM, SMOLVLM, ChatFormat
+from smolforge.data.features import cache_folder
+from smolforge.data.film import FrameCache
 from smolforge.data.media import ImageSpec
 from smolforge.data.render import Renderer
 from smolforge.errors import ModelError
-from smolforge.recipe import ImagesSection
+from smolforge.recipe import ImagesSection, VideoSection
 
 VISION_TYPES = ("idefics3", "smolvlm")
 
 
 def load_renderer(
-    folder: Path, *, images: ImagesSection | None = None, row_tokens: int | None = None, context: int | None = None
+    folder: Path,
+    *,
+    images: ImagesSection | None = None,
+    video: VideoSection | None = None,
+    cache: Path | None = None,
+    row_tokens: int | None = None,
+    context: int | None = None,
 ) -> Renderer:
     """Renderer of a checkpoint folder in Hugging Face's format (or a .gguf file).
 
     Args:
         images: what the recipe changes of the checkpoint's own picture rules.
+        video: which frames of a video are seen; one a second and 64 at most when left out, as the family's checkpoints do.
+        cache: the recipe's `cache.dir`, below which frames are kept where `video` says so.
         row_tokens: longest tree that may be rendered; the model's context when left out.
         context: positions of the model; read from config.json when left out.
 
@@ -58,6 +68,8 @@ def load_renderer(
         chat=SMOLVLM,
         context=limit,
         images=spec,
+        video=video or VideoSection(),
+        frames=FrameCache(cache=cache_folder(cache)) if video and video.cache else None,
         image_tokens=side * side // int(config["scale_factor"]) ** 2,
         row_tokens=row_tokens or limit,
     )

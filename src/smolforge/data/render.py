@@ -10,12 +10,14 @@ spoilt follow the same prompt laid out once more, as a root of its own. Only a r
 loss. Ids are those of Hugging Face's processor, id for id; token counts are known without
 touching a pixel.
 
-When an example is too long: a picture is never cut. It is given fewer tiles, then prompt text is cut from the middle (the
-instruction tends to stand first or last), then the example is refused with a DataError, which the pipeline counts.
+When an example is too long: a picture is never cut. It is given fewer tiles, a video fewer frames, then prompt text is cut from
+the middle (the instruction tends to stand first or last), then the example is refused with a DataError, which the pipeline
+counts.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,14 +28,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from smolforge.data.chat import ChatFormat
+from smolforge.data.film import FrameCache
 from smolforge.data.media import Grid, ImageSpec, Picture, fewer_tiles, open_picture, tile_grid
+from smolforge.data.video import video_parts
 from smolforge.errors import DataError
-from smolforge.records import Distortion, Media, Message, Part, Record, Response, ResponseKind, fingerprint
+from smolforge.recipe import VideoSection
+from smolforge.records import Distortion, Media, Message, Part, Record, Response, ResponseKind, Video, fingerprint
 
 if TYPE_CHECKING:
     import torch
 
 CUT = " … "  # stands where prompt text was cut out
+FRAME_TOKENS = 12  # about what stands around a frame: its time and three marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,8 @@ class Renderer:
     chat: ChatFormat
     context: int  # positions the model has
     images: ImageSpec | None = None  # None for text-only models
+    video: VideoSection = field(default_factory=VideoSection)  # which frames of a video are seen, and how
+    frames: FrameCache | None = None  # where chosen frames are kept
     image_tokens: int = 0  # S: placeholders a tile
     row_tokens: int = 8192  # tokens a packed row has; a tree must fit
     _ids: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
@@ -121,13 +129,14 @@ class Renderer:
             DataError: an empty answer, a control token in a text, a picture that cannot be read, or nothing left to cut.
         """
         self._check(record)
-        pictures = tuple(open_picture(m, max_pixels=self._spec(record).max_pixels) for m in record.media)
         changes: list[str] = []
-        spec, messages = self.images, record.messages
+        spec, frames = self.images, self.video.max_frames
+        messages = self._with_frames(record.messages, frames)
+        pictures = self._open(record, messages)
         example = self._lay_out(record, messages, pictures, spec)
         excess = self._excess(example, reserve)
         before = after = sum(len(image.starts) for image in example.images)
-        while excess > 0 and pictures and spec is not None:
+        while excess > 0 and any(picture.split for picture in pictures) and spec is not None:
             smaller = fewer_tiles(spec)
             if smaller is None:
                 break
@@ -137,6 +146,15 @@ class Renderer:
             after = sum(len(image.starts) for image in example.images)
         if before != after:
             changes.append(f"fewer tiles: {before} -> {after}")
+        before = frames = self._longest(record, frames) if excess > 0 else 0
+        while excess > 0 and frames > 1:
+            frames = max(1, frames - math.ceil(excess / (len(record.videos) * (self.image_tokens + FRAME_TOKENS))))
+            messages = self._with_frames(record.messages, frames)
+            pictures = self._open(record, messages)
+            example = self._lay_out(record, messages, pictures, spec)
+            excess = self._excess(example, reserve)
+        if before != frames:
+            changes.append(f"fewer frames: {before} -> {frames}")
         cut = 0
         while excess > 0:
             messages, removed = self._cut_text(messages, excess)
@@ -171,6 +189,10 @@ class Renderer:
         offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
         return np.array([any(start < b and a < end for start, end in spans) for a, b in offsets], bool)
 
+    def frame_spec(self, spec: ImageSpec) -> ImageSpec:
+        """How a frame of a video becomes one tile."""
+        return replace(spec, split=False, longest_edge=self.video.longest_edge or spec.longest_edge)
+
     @cached_property
     def image_id(self) -> int:
         """Id of the `<image>` placeholder, -1 for text-only models."""
@@ -194,6 +216,31 @@ class Renderer:
         return [*pieces, f"{opening}<fake_token_around_image><global-img>", None, "<fake_token_around_image>"]
 
     # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _with_frames(self, messages: tuple[Message, ...], max_frames: int) -> tuple[Message, ...]:
+        """Messages with each video as its frames and the words around them."""
+        if not any(isinstance(part, Video) for message in messages for part in message.content):
+            return messages
+        return tuple(
+            replace(m, content=tuple(piece for part in m.content for piece in self._pieces(part, max_frames))) for m in messages
+        )
+
+    def _pieces(self, part: Part, max_frames: int) -> tuple[Part, ...]:
+        if not isinstance(part, Video):
+            return (part,)
+        return video_parts(
+            part.ref, max_frames=max_frames, fps=self.video.fps, start=part.start, end=part.end, folder_fps=part.folder_fps,
+            style=self.video.style, backend=self.video.backend, cache=self.frames,
+        )  # fmt: skip
+
+    def _longest(self, record: Record, max_frames: int) -> int:
+        """Frames that are seen of the record's longest video."""
+        return max((sum(isinstance(p, Media) for p in self._pieces(v, max_frames)) for v in record.videos), default=0)
+
+    def _open(self, record: Record, messages: tuple[Message, ...]) -> tuple[Picture, ...]:
+        limit = self._spec(record).max_pixels
+        media = (part for message in messages for part in message.content if isinstance(part, Media))
+        return tuple(open_picture(one, max_pixels=limit) for one in media)
 
     def _lay_out(
         self, record: Record, messages: tuple[Message, ...], pictures: tuple[Picture, ...], spec: ImageSpec | None
@@ -249,7 +296,7 @@ class Renderer:
         return max(over_context, over_row)
 
     def _check(self, record: Record) -> None:
-        if not record.media and any(response.distortion for response in record.responses):
+        if not (record.media or record.videos) and any(response.distortion for response in record.responses):
             raise DataError(
                 "no picture to spoil", where=record.name, mend="use rows with pictures, or leave objective.picture out"
             )
@@ -270,8 +317,8 @@ class Renderer:
 
     def _spec(self, record: Record) -> ImageSpec:
         if self.images is None:
-            if record.media:
-                raise DataError("a picture for a text-only model", where=record.name, mend="use a SmolVLM checkpoint")
+            if record.media or record.videos:
+                raise DataError("a picture or video for a text-only model", where=record.name, mend="use a SmolVLM checkpoint")
             return ImageSpec(tile=1, longest_edge=1)
         return self.images
 
@@ -323,7 +370,7 @@ class _TreeBuilder:
     def picture(self) -> None:
         assert self.spec is not None
         picture, starts = next(self.pictures), []
-        spec = self.spec if picture.split else replace(self.spec, split=False)
+        spec = self.spec if picture.split else self.renderer.frame_spec(self.spec)
         for piece in self.renderer.picture_pieces(tile_grid(picture.width, picture.height, spec)):
             if piece is not None:
                 self.pending += piece
@@ -369,6 +416,6 @@ def _text_or_break(part: Part) -> str:
 
 
 def _text_of(message: Message, name: str) -> str:
-    if any(isinstance(part, Media) for part in message.content):
-        raise DataError("a picture in an assistant's turn", where=name, mend="pictures belong to the user's turns")
+    if any(not isinstance(part, str) for part in message.content):
+        raise DataError("a picture in an assistant's turn", where=name, mend="pictures and videos belong to the user's turns")
     return "".join(part for part in message.content if isinstance(part, str))

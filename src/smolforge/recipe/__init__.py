@@ -34,24 +34,28 @@ from smolforge.recipe.objectives import (
 from smolforge.recipe.reading import load_recipe, parse_recipe
 from smolforge.recipe.sections import (
     COMPONENTS,
+    MODALITIES,
     BatchSection,
     CacheSection,
     DataSection,
     EvalSection,
     FreezeSection,
     ImagesSection,
+    MixtureSection,
+    Modality,
     ModelSection,
     OptimSection,
     RatesSection,
     RunSection,
+    VideoSection,
 )
 from smolforge.recipe.whole import Recipe, differences
 
 __all__ = [
-    "COMPONENTS", "METHODS", "SMOOTHED", "WITHOUT_REFERENCE", "AdaloraSection", "AdapterSection", "BatchSection",
-    "BottleneckSection", "CacheSection", "CropSection", "DataSection", "DenseSection", "EvalSection", "FreezeSection",
-    "Ia3Section", "ImagesSection", "InLayers", "LoraSection", "ModelSection", "NoiseSection", "OptimSection",
-    "PTuningSection", "PreferenceSection", "PrefixSection", "PromptSection", "QuantizeSection", "RatesSection", "Recipe",
-    "ReferenceSection", "RunSection", "Section", "SftSection", "VeraSection", "VirtualTokens", "differences", "load_recipe",
-    "parse_recipe", "parts_of",
+    "COMPONENTS", "METHODS", "MODALITIES", "SMOOTHED", "WITHOUT_REFERENCE", "AdaloraSection", "AdapterSection",
+    "BatchSection", "BottleneckSection", "CacheSection", "CropSection", "DataSection", "DenseSection", "EvalSection",
+    "FreezeSection", "Ia3Section", "ImagesSection", "InLayers", "LoraSection", "MixtureSection", "Modality", "ModelSection",
+    "NoiseSection", "OptimSection", "PTuningSection", "PreferenceSection", "PrefixSection", "PromptSection",
+    "QuantizeSection", "RatesSection", "Recipe", "ReferenceSection", "RunSection", "Section", "SftSection", "VeraSection",
+    "VideoSection", "VirtualTokens", "differences", "load_recipe", "parse_recipe", "parts_of",
 ]  # fmt: skip

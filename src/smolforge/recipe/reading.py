@@ -48,6 +48,7 @@ def parse_recipe(tree: Any, overrides: Sequence[str] = (), *, where: str = "reci
         raise RecipeError("a recipe is a mapping of sections", where=where, mend="start from one in recipes/")
     for override in overrides:
         _apply_override(tree, override)
+    _last_word(tree, overrides)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -94,6 +95,13 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node[int(last)] = value
     else:
         node[last] = value
+
+
+def _last_word(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Of two ways to say how long a run is, what was said on the command line replaces what the file says."""
+    said = {override.partition("=")[0] for override in overrides} & {"run.steps", "run.epochs"}
+    if len(said) == 1 and isinstance(tree.get("run"), dict):
+        tree["run"].pop({"run.steps": "epochs", "run.epochs": "steps"}[said.pop()], None)
 
 
 def _explain(error: ErrorDetails) -> str:

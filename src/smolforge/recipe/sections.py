@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from smolforge.recipe.base import Section
 
 COMPONENTS = ("vision", "connector", "decoder")
+MODALITIES = ("image", "multi_image", "video", "text")
+Modality = Literal["image", "multi_image", "video", "text"]
 
 
 class ModelSection(Section):
@@ -61,14 +63,26 @@ class DataSection(Section):
     source: str
     """A source by name (scenes, the_cauldron, coco_captions, smoltalk, rlaif_v, ...), a file (.jsonl, .json, .csv, .parquet),
     a folder of pictures or of a saved dataset, or a Hub dataset name."""
-    name: str | None = None
-    """Configuration of a Hub dataset that has several."""
+    name: str | tuple[str, ...] | None = None
+    """Configuration of a Hub dataset that has several; a list of them, or `all`, one behind the other."""
+    dir: Path | None = None
+    """Folder that `smolforge data download` filled, instead of the Hub. Pictures and videos that rows name lie below it."""
+    fixture: bool = False
+    """A few drawn rows in a named source's real schema instead of its own, to try a recipe."""
+    streaming: bool = False
+    """Read a Hub dataset row by row while training instead of downloading it first. It then has no length and no slice."""
+    modality: Modality | None = None
+    """What its rows hold, for `mixture`; a named source knows it itself."""
     split: str = "train"
     """Split, with an optional slice: `train`, `train[:6%]`, `train[100:200]`, `train[-10%:]`."""
     weight: float | None = Field(default=None, gt=0)
-    """Share of the mixture, relative to the other sources' weights. Left out everywhere: by number of rows."""
-    prompt: str | None = None
-    """Instruction for rows that bring none (picture + caption)."""
+    """Share of the mixture, relative to the other sources' weights (with `mixture`: to those of its modality). Left out
+    everywhere: by number of rows."""
+    prompt: str | tuple[str, ...] | dict[Annotated[int, Field(ge=0)], str | tuple[str, ...]] | None = None
+    """Instruction for rows that bring none (picture + caption). Of a list one is drawn by the seed each time. A mapping is a
+    curriculum: from each of its steps on another one."""
+    exclude: tuple[Path, ...] = ()
+    """Lists of rows to leave out, written by `smolforge data dedupe` and `smolforge data decontaminate`."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset."""
     max_chars: int | None = Field(default=None, gt=0)
@@ -86,6 +100,35 @@ class ImagesSection(Section):
     """Enlarge small pictures to `longest_edge` as the checkpoint's processor does. False saves their tiles."""
     max_pixels: int = Field(default=100_000_000, gt=0, le=178_956_970)  # Pillow refuses more by itself
     """Pictures with more pixels are refused (a guard against decompression bombs)."""
+
+
+class MixtureSection(Section):
+    """Share of the examples by what they hold, relative to each other. Each source's weight then counts within its modality."""
+
+    image: float = Field(default=0.0, ge=0)
+    """Rows with one picture."""
+    multi_image: float = Field(default=0.0, ge=0)
+    """Rows with several pictures."""
+    video: float = Field(default=0.0, ge=0)
+    """Rows with a video."""
+    text: float = Field(default=0.0, ge=0)
+    """Rows of text alone."""
+
+
+class VideoSection(Section):
+    fps: float = Field(default=1.0, gt=0, le=1000)
+    """Frames a second that are looked at, while they are no more than max_frames."""
+    max_frames: int = Field(default=64, gt=0, le=999)
+    """Most frames of a video."""
+    longest_edge: int | None = Field(default=None, gt=0)
+    """Longest edge in pixels that a frame is brought to before it becomes one square tile; the checkpoint's picture size when
+    left out, as its own processor does. The tile's size is far faster."""
+    backend: Literal["auto", "pyav", "torchcodec", "decord", "torchvision"] = "auto"
+    """What decodes: auto is PyAV. Each gives the same frames, or an error that names PyAV."""
+    style: Literal["smolvlm", "vlmevalkit"] = "smolvlm"
+    """Words around the frames: as transformers' SmolVLM processor, or as VLMEvalKit."""
+    cache: bool = False
+    """Keep chosen frames on the disk, so that each video is decoded once for all epochs and runs."""
 
 
 class RatesSection(Section):
@@ -178,7 +221,7 @@ class RunSection(Section):
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where curves go besides metrics.jsonl: any of accelerate's trackers (tensorboard, wandb, mlflow, ...)."""
     workers: int = Field(default=2, ge=0)
-    """Threads that prepare the next steps' pictures."""
+    """Processes that prepare the next steps' pictures, videos and tokens; 0: the training process does it itself."""
 
     @model_validator(mode="after")
     def _length_and_evaluations(self) -> RunSection:

@@ -18,10 +18,12 @@ from smolforge.recipe.sections import (
     EvalSection,
     FreezeSection,
     ImagesSection,
+    MixtureSection,
     ModelSection,
     OptimSection,
     RatesSection,
     RunSection,
+    VideoSection,
 )
 
 
@@ -33,7 +35,10 @@ class Recipe(Section):
     """Keep the frozen weights in 4 or 8 bits (bitsandbytes). Needs adapters."""
     freeze: FreezeSection = FreezeSection()
     data: tuple[DataSection, ...] = Field(min_length=1)
+    mixture: MixtureSection | None = None
+    """Share of the examples by modality; by the sources' weights alone when left out."""
     images: ImagesSection = ImagesSection()
+    video: VideoSection = VideoSection()
     objective: SftSection | PreferenceSection = Field(default=SftSection(), discriminator="kind")
     cache: CacheSection = CacheSection()
     optim: OptimSection = OptimSection()
@@ -44,8 +49,12 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
         weights = [source.weight is not None for source in self.data]
-        if any(weights) and not all(weights):
+        if any(weights) and not all(weights) and self.mixture is None:
             raise ValueError("some sources of data have a weight and some have none; give one to each, or to none")
+        if self.mixture is not None and not any(self.mixture.model_dump().values()):
+            raise ValueError("mixture gives every modality nothing; set the shares of those that data has")
+        if any(source.streaming for source in self.data) and self.run.steps is None:
+            raise ValueError("a stream has no length, so epochs cannot be counted; set run.steps")
         if self.run.early_stopping and not self.eval.data:
             raise ValueError("early_stopping needs held-out data; set eval.data")
         self._rates_agree()

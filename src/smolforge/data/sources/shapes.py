@@ -7,15 +7,21 @@
     {"question": "...", "chosen": "...", "rejected": "..."}               and what `preferences.py` brings into this form
     {"image": "a.jpg", "captions": ["...", "..."]}                        or "caption" or "text": "..."
     {"image": "a.jpg", "question": "...", "answer": "..."}
+    {"video": "a.mp4", "question": "...", "answer": "..."}                and a video where any of these has a picture
 
 Pictures stand in content parts ({"type": "image", "image": ...}) or in a column (`image`, `images`, `file_name`, `file`,
-`image_path`); placeholders take the column's pictures in order, and without any the pictures open the first user turn.
+`image_path`), videos in parts ({"type": "video", "video": "a.mp4", "video_start": 2.5, "video_end": 10}) or in a column (`video`,
+`videos`, `video_path`), a video file or a folder of frames each. Placeholders (`<image>`, `<video>`, parts without a path) take
+the columns' pictures and videos in order, and without any they open the first user turn; in a row that has videos only, `<image>`
+stands for a video, as LLaVA writes it. Columns `video_start` and `video_end`, or `start` and `end`, cut a row's one video, in
+seconds.
 `chosen_spans` and `rejected_spans` may name corrected characters of an answer: [[0, 5], [9, 14]].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +29,13 @@ from PIL.Image import Image
 
 from smolforge.data.sources.preferences import pair_columns
 from smolforge.errors import DataError
-from smolforge.records import Media, Message, Part, Record, Response, ResponseKind
+from smolforge.records import Media, Message, Part, Record, Response, ResponseKind, Video
 
 CAPTION_PROMPT = "Give a concise caption."
+VIDEO_PROMPT = "Describe the video."
 IMAGE_COLUMNS = ("images", "image", "file_name", "file", "image_path")
+VIDEO_COLUMNS = ("videos", "video", "video_path")
+CUTS = (("video_start", "video_end"), ("start", "end"))
 CAPTION_COLUMNS = ("captions", "caption", "text")
 PAIR: tuple[ResponseKind, ...] = ("chosen", "rejected")
 LABELS: dict[str, ResponseKind] = {"true": "chosen", "false": "rejected"}  # in CSV they are words
@@ -37,8 +46,8 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     """Row -> Record, by the columns it has.
 
     Args:
-        base: folder that relative picture paths start from.
-        prompt: instruction for pictures with captions.
+        base: folder that relative paths of pictures and videos start from.
+        prompt: instruction for pictures or videos with captions.
 
     Raises:
         DataError: no known shape, or a malformed one.
@@ -46,6 +55,7 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     row = pair_columns(row)
     column = next((column for column in IMAGE_COLUMNS if row.get(column) is not None), None)
     pictures = [media(value, base) for value in _listed(row[column])] if column else []
+    videos = _videos(row, base)
     has = {column for column, value in row.items() if value is not None}
     if has & {"chosen", "rejected"}:
         messages, responses = _pair(row, base)
@@ -57,9 +67,9 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     elif {"question", "answer"} <= has:
         messages = (Message(role="user", content=(str(row["question"]),)),)
         responses = (Response(text=str(row["answer"])),)
-    elif pictures and (words := next((name for name in CAPTION_COLUMNS if name in has), None)):
+    elif (pictures or videos) and (words := next((name for name in CAPTION_COLUMNS if name in has), None)):
         captions = row[words]
-        messages = (Message(role="user", content=(prompt or CAPTION_PROMPT,)),)
+        messages = (Message(role="user", content=(prompt or (CAPTION_PROMPT if pictures else VIDEO_PROMPT),)),)
         responses = tuple(Response(text=str(caption).strip()) for caption in _listed(captions))
     else:
         raise DataError(
@@ -68,7 +78,7 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
         )
     if not responses:
         raise DataError("no answer", mend="remove the row or give it an answer")
-    messages = _place_pictures(messages, pictures)
+    messages = _placed(messages, pictures, videos)
     return Record(id=str(row["id"]) if "id" in has else id, source=source, messages=messages, responses=responses)
 
 
@@ -138,15 +148,18 @@ def _messages(value: Any, base: Path | None) -> tuple[Message, ...]:
 
 
 PLACEHOLDER = Media(ref="<placeholder>")  # an image part without a picture: the next of the column
+VIDEO_PLACEHOLDER = Video(ref=b"<placeholder>")  # the same for videos
+PLACEHOLDERS: dict[str, Part] = {"<image>": PLACEHOLDER, "<video>": VIDEO_PLACEHOLDER}
+_MARKS = re.compile("(<image>|<video>)")
 
 
 def _parts(content: Any, base: Path | None) -> Iterable[Part]:
     if isinstance(content, str):
-        pieces = content.split("<image>")
-        for number, piece in enumerate(pieces):
-            if number:
-                yield PLACEHOLDER
-            if piece.strip() or len(pieces) == 1:
+        pieces = _MARKS.split(content)
+        for piece in pieces:
+            if piece in PLACEHOLDERS:
+                yield PLACEHOLDERS[piece]
+            elif piece.strip() or len(pieces) == 1:
                 yield piece.strip("\n") if len(pieces) > 1 else piece
         return
     for part in _listed(content):
@@ -157,29 +170,60 @@ def _parts(content: Any, base: Path | None) -> Iterable[Part]:
             value = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None)
             value = value["url"] if kind == "image_url" and isinstance(value, dict) else value
             yield PLACEHOLDER if value is None else media(value, base)
+        elif kind == "video":
+            value = next((part[key] for key in ("video", "path", "url") if part.get(key) is not None), None)
+            yield VIDEO_PLACEHOLDER if value is None else video(value, base, *_cut(part))
         else:
-            raise DataError(f"a content part of type {kind!r}", mend="parts are text and image")
+            raise DataError(f"a content part of type {kind!r}", mend="parts are text, image and video")
 
 
-def _place_pictures(messages: tuple[Message, ...], pictures: list[Media]) -> tuple[Message, ...]:
-    slots = sum(part is PLACEHOLDER for message in messages for part in message.content)
-    if slots == 0 and pictures:
+def _placed(messages: tuple[Message, ...], pictures: list[Media], videos: list[Video]) -> tuple[Message, ...]:
+    """The messages with the columns' pictures and videos in the places of the placeholders."""
+    slots = [part for message in messages for part in message.content if part is PLACEHOLDER or part is VIDEO_PLACEHOLDER]
+    if not slots and (pictures or videos):
         first = next((n for n, message in enumerate(messages) if message.role == "user"), None)
         if first is None:
-            raise DataError("a picture but no user turn to stand in", mend="add a user turn")
-        turn = Message(role="user", content=(*pictures, *messages[first].content))
+            raise DataError(f"a {'picture' if pictures else 'video'} but no user turn to stand in", mend="add a user turn")
+        turn = Message(role="user", content=(*pictures, *videos, *messages[first].content))
         return (*messages[:first], turn, *messages[first + 1 :])
-    if slots != len(pictures):
-        raise DataError(f"{slots} image placeholders for {len(pictures)} pictures", mend="make the two counts equal")
-    column = iter(pictures)
-    return tuple(
-        Message(
-            role=message.role,
-            content=tuple(next(column) if part is PLACEHOLDER else part for part in message.content),
-            train=message.train,
-        )
-        for message in messages
-    )
+    film = videos and not pictures  # LLaVA writes <image> for videos too
+    wanted = ["video" if film or part is VIDEO_PLACEHOLDER else "image" for part in slots]
+    for kind, found, name in (("image", pictures, "pictures"), ("video", videos, "videos")):
+        if wanted.count(kind) != len(found):
+            what = f"{wanted.count(kind)} {kind} placeholders for {len(found)} {name}"
+            raise DataError(what, mend="make the two counts equal")
+    columns: dict[str, Iterator[Part]] = {"image": iter(pictures), "video": iter(videos)}
+    filling = iter(wanted)
+
+    def filled(part: Part) -> Part:
+        return next(columns[next(filling)]) if part is PLACEHOLDER or part is VIDEO_PLACEHOLDER else part
+
+    return tuple(Message(role=m.role, content=tuple(filled(part) for part in m.content), train=m.train) for m in messages)
+
+
+def _videos(row: dict[str, Any], base: Path | None) -> list[Video]:
+    """Videos of a row's column, the only one cut where the row says."""
+    column = next((column for column in VIDEO_COLUMNS if row.get(column) is not None), None)
+    values = _listed(row[column]) if column else []
+    return [video(value, base, *(_cut(row) if len(values) == 1 else (None, None))) for value in values]
+
+
+def _cut(row: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Where a video begins and ends, in seconds.
+
+    >>> _cut({"video_start": 2, "video_end": None})
+    (2.0, None)
+    """
+    names = next((names for names in CUTS if any(row.get(name) is not None for name in names)), None)
+    if names is None:
+        return None, None
+    start, end = (row.get(name) for name in names)
+    for value in (start, end):
+        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
+            raise DataError(f"a video cut at {value!r}", mend=f"give {' and '.join(names)} as seconds")
+    if start is not None and end is not None and start >= end:
+        raise DataError("a video that ends before it begins", mend=f"give {names[0]} ({start}) below {names[1]} ({end})")
+    return None if start is None else float(start), None if end is None else float(end)
 
 
 def media(value: Any, base: Path | None) -> Media:
@@ -194,6 +238,21 @@ def media(value: Any, base: Path | None) -> Media:
     return Media(ref=value)
 
 
+def video(value: Any, base: Path | None, start: float | None = None, end: float | None = None) -> Video:
+    """A video as rows give it: path of a file or of a folder of frames (from `base`), bytes, `datasets`' dict, or frames that are
+    drawn on demand; from `start` to `end` in seconds."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and re.match(r"(https?|data):", value):
+        raise DataError("a video given as an address", mend="download it and give its path")
+    if isinstance(value, str):
+        path = Path(value).expanduser()
+        value = path if path.is_absolute() or base is None else base / path
+    if not isinstance(value, Path | bytes) and not hasattr(value, "frame"):
+        raise DataError(f"a video given as {type(value).__name__}", mend="give a path or the file's bytes")
+    return Video(ref=value, start=start, end=end)
+
+
 def _continuation(value: Any, base: Path | None) -> tuple[tuple[Message, ...], str]:
     """An answer: a string, or messages whose last is the assistant's. Returns the turns before it, and its text."""
     if isinstance(value, str):
@@ -205,8 +264,10 @@ def _continuation(value: Any, base: Path | None) -> tuple[tuple[Message, ...], s
 
 
 def _text(content: tuple[Part, ...]) -> str:
-    if any(isinstance(part, Media) for part in content):
-        raise DataError("a picture in an assistant's turn", mend="pictures belong to the user's turns")
+    for part in content:
+        if not isinstance(part, str):
+            what = "picture" if isinstance(part, Media) else "video"
+            raise DataError(f"a {what} in an assistant's turn", mend=f"{what}s belong to the user's turns")
     return "".join(part for part in content if isinstance(part, str))
 
 

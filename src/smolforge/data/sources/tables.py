@@ -1,78 +1,36 @@
-"""Open anything as a table of rows: a JSON Lines, JSON or Parquet file, a folder of pictures, a `datasets` folder, a Hub name."""
+"""Open anything as a table of rows: a source by name, a file, a folder, a Hub name, a stream; and read its rows as records."""
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from smolforge.data.sources import cauldron, scenes, shapes
+from smolforge.data.exclusion import excluded
+from smolforge.data.features import cache_folder
+from smolforge.data.prompts import Prompt, first_prompt
+from smolforge.data.sources import clips, prepared, scenes, shapes
+from smolforge.data.sources.catalog import SOURCES, NamedSource
+from smolforge.data.sources.files import LISTS, READERS, annotation_table, local_table, table_of
+from smolforge.data.sources.hub_rows import hub_configs, hub_table
+from smolforge.data.sources.rows import Chain, Row, Table, ToRecord
+from smolforge.data.sources.stream import ENDLESS, StreamTable, hub_parts, local_parts
 from smolforge.errors import DataError
-from smolforge.recipe import DataSection
-from smolforge.records import Record
+from smolforge.recipe import DataSection, Modality
+from smolforge.records import Media, Message, Part, Record, Video
 
-LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")  # a folder of pictures has one of these
+__all__ = [
+    "LISTS", "READERS", "SOURCES", "NamedSource", "Row", "Source", "Table", "ToRecord", "hub_table", "local_table", "named",
+    "open_source", "split_slice",
+]  # fmt: skip
 
-Row = dict[str, Any]
-ToRecord = Callable[..., Record]
-
-
-class Table(Protocol):
-    """Rows by number."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Row: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedSource:
-    """A data set that smolforge knows by name."""
-
-    about: str
-    record: ToRecord
-    hub: str | None = None  # its name on the Hub
-    needs_name: bool = False  # has configurations and no default
-
-
-SOURCES: dict[str, NamedSource] = {
-    "scenes": NamedSource(about="drawn scenes of one to three coloured shapes, made on demand", record=scenes.record),
-    "scene_pairs": NamedSource(about="the same with a false caption as rejected", record=scenes.record),
-    "the_cauldron": NamedSource(
-        about="50 collections of pictures with questions and answers (name: ai2d, vqav2, ...)",
-        record=cauldron.record, hub="HuggingFaceM4/the_cauldron", needs_name=True,
-    ),
-    "coco_captions": NamedSource(
-        about="COCO photos, one row a caption", record=shapes.record, hub="jxie/coco_captions",
-    ),
-    "smoltalk": NamedSource(
-        about="instructions and answers, text only (name: all, smol-magpie-ultra, ...)",
-        record=shapes.record, hub="HuggingFaceTB/smoltalk", needs_name=True,
-    ),
-    "rlaif_v": NamedSource(
-        about="79k pairs of answers about pictures, ranked by an open model", record=shapes.record,
-        hub="HuggingFaceH4/rlaif-v_formatted",
-    ),
-    "rlhf_v": NamedSource(
-        about="5.7k pairs about pictures whose chosen answer a human corrected", record=shapes.record,
-        hub="openbmb/RLHF-V-Dataset",
-    ),
-    "povid": NamedSource(
-        about="17k pairs with hallucinations put in by GPT-4V; COCO's pictures are not included: save its file beside them",
-        record=shapes.record, hub="YiyangAiLab/POVID_preference_data_for_VLLMs",
-    ),
-    "ultrafeedback_binarized": NamedSource(
-        about="62k pairs ranked by GPT-4, text only", record=shapes.record, hub="trl-lib/ultrafeedback_binarized",
-    ),
-    "ultrafeedback_cleaned": NamedSource(
-        about="61k pairs ranked by GPT-4, text only, without TruthfulQA's prompts", record=shapes.record,
-        hub="argilla/ultrafeedback-binarized-preferences-cleaned",
-    ),
-}  # fmt: skip
+DRAWN: dict[str, Callable[[str], Table]] = {
+    "scenes": lambda split: scenes.SceneTable(split=split),
+    "scene_pairs": lambda split: scenes.SceneTable(split=split, pairs=True),
+    "clips": lambda split: clips.ClipTable(split=split),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +39,30 @@ class Source:
 
     name: str
     table: Table
-    rows: Sequence[int]  # numbers of the rows that the split slice leaves
+    rows: Sequence[int]  # numbers of the rows that the split slice and the lists of rows to leave out leave
     to_record: ToRecord
     options: dict[str, Any] = field(default_factory=dict)
+    modality: Modality | None = None  # what most rows hold; None: not said
+    prompt: Prompt = None  # the recipe's
+    endless: bool = False  # a stream
+    roots: tuple[Path, ...] = ()  # folders that relative paths start from: the first that has the file
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int, *, prompt: str | None = None) -> Record:
         """Record of a row.
+
+        Args:
+            prompt: instruction for a row that brings none; the recipe's, of several the first, when left out.
 
         Raises:
             DataError: the row cannot be read, or has no known shape.
         """
         number = self.rows[index]
+        asked = first_prompt(self.prompt) if prompt is None else prompt
         try:
-            return self.to_record(self.table[number], id=str(number), source=self.name, **self.options)
+            record = self.to_record(self.table[number], id=str(number), source=self.name, prompt=asked, **self.options)
         except DataError as error:
             raise DataError(error.what, where=error.where or f"{self.name}[{number}]", mend=error.mend) from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -105,41 +71,50 @@ class Source:
                 where=f"{self.name}[{number}] ({type(error).__name__}: {error})",
                 mend="compare it with the shapes in the documentation",
             ) from error
+        return _found(record, self.roots) if self.roots else record
 
 
-def open_source(section: DataSection) -> Source:
+def named(source: str) -> NamedSource | None:
+    """What is known of a source by its name here or on the Hub; None of any other.
+
+    >>> named("HuggingFaceM4/the_cauldron") is named("the_cauldron")
+    True
+    """
+    by_hub = None if Path(source).expanduser().exists() else next((one for one in SOURCES.values() if one.hub == source), None)
+    return SOURCES.get(source) or by_hub
+
+
+def open_source(section: DataSection, *, seed: int = 0) -> Source:
     """Open a source of a recipe: by name, by path, or from the Hub.
+
+    Args:
+        seed: order of a stream's shards.
 
     Raises:
         DataError: it does not exist, cannot be read, or has no rows.
     """
-    name, bounds = split_slice(section.split)
-    known = SOURCES.get(section.source)
-    options: dict[str, Any] = {"prompt": section.prompt}
-    to_record: ToRecord = known.record if known else shapes.record
-    path = Path(section.source).expanduser()
-    table: Table
-    if section.source in ("scenes", "scene_pairs"):
-        if name not in ("train", "test"):
-            raise DataError(f"no split {name}", where=section.source, mend="it has train and test")
-        table = scenes.SceneTable(split=name, pairs=section.source == "scene_pairs")
-    elif known and known.hub:
-        if known.needs_name and section.name is None:
-            raise DataError("has several configurations", where=section.source, mend=f"give one as name; {known.about}")
-        table = _from_hub(known.hub, section, name)
-    elif path.exists():
-        table = _from_path(path, name)
-        options["base"] = path if path.is_dir() else path.parent
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", section.source) and path.suffix not in READERS:
-        table = _from_hub(section.source, section, name)
-    else:
-        raise DataError("no such file or source", where=section.source, mend=f"known by name: {', '.join(SOURCES)}")
-    rows = range(len(table))[bounds(len(table))]
+    split, bounds = split_slice(section.split)
+    known = named(section.source)
+    opened = _opened(section, known, split, seed)
+    modality = section.modality or opened.modality or (known.modality if known else None)
+    opened = replace(opened, modality=modality, prompt=section.prompt)
+    if opened.endless:
+        if section.split != split or section.exclude:
+            what = "a slice" if section.split != split else "rows to leave out"
+            mend = "leave streaming out, or take the whole split"
+            raise DataError(f"{what} of a stream, whose rows have no lasting numbers", where=section.source, mend=mend)
+        return opened
+    # A slice of a fixture's few rows would be none of them.
+    rows = opened.rows if section.fixture else opened.rows[bounds(len(opened.rows))]
     if not rows:
-        raise DataError(
-            f"no rows in {section.split} of {len(table)}", where=section.source, mend="choose a wider split, such as train"
-        )
-    return Source(name=section.source, table=table, rows=rows, to_record=to_record, options=options)
+        what = f"no rows in {section.split} of {len(opened.rows)}"
+        raise DataError(what, where=section.source, mend="choose a wider split, such as train")
+    if section.exclude:
+        without = excluded(section.exclude, section, rows=len(opened.table))
+        rows = [number for number in rows if number not in without]
+        if not rows:
+            raise DataError("every row is to be left out", where=section.source, mend="look at the lists in exclude")
+    return replace(opened, rows=rows)
 
 
 def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
@@ -148,13 +123,13 @@ def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
     >>> name, bounds = split_slice("train[:6%]")
     >>> name, bounds(78975)
     ('train', slice(0, 4738, None))
-    >>> split_slice("test[-10:]")[1](100)
+    >>> split_slice("caption+open_ended[-10:]")[1](100)
     slice(90, 100, None)
 
     Raises:
-        DataError: not of the form name, name[a:b], name[a%:b%].
+        DataError: not of the form name, name[a:b], name[a%:b%], where name may be several joined by +.
     """
-    match = re.fullmatch(r"([\w.-]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    match = re.fullmatch(r"([\w.-]+(?:\+[\w.-]+)*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if not match:
         raise DataError("not a split", where=split, mend="write train, train[:6%] or train[100:200]")
     name, start, stop = match.groups()
@@ -168,155 +143,186 @@ def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
     return name, lambda rows: slice(place(start, rows, 0), place(stop, rows, rows))
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- where rows come from ------------------------------------------------------------------------------------------
 
 
-def local_table(path: Path, split: str) -> Table:
-    """A file or folder as a table. A file is one split, whatever it is called.
+def _opened(section: DataSection, known: NamedSource | None, split: str, seed: int) -> Source:
+    """A source with all rows of the split."""
+    source, to_record = section.source, known.record if known else shapes.record
+    if section.fixture:
+        return _fixture(section, known, split)
+    if source in DRAWN:
+        _refuse_splits(known, split, source)
+        return _whole(source, to_record, [DRAWN[source](split)])
+    if known:
+        if known.needs_name and section.name is None:
+            raise DataError("has several configurations", where=source, mend=f"give one as name; {known.about}")
+        if section.dir is not None:
+            return _downloaded(section, known, split, seed)
+        if known.annotations:
+            what = "its pictures or videos do not come with its rows"
+            mend = f"`smolforge data download {source} DIR`, then give dir: DIR; {known.note}".rstrip("; ")
+            raise DataError(what, where=source, mend=mend)
+        assert known.hub is not None
+        return _from_hub(known.hub, section, known, split, seed)
+    path = Path(source).expanduser()
+    if path.exists():
+        return _from_path(path, section, None, split, seed)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in READERS:
+        if section.dir is not None:
+            return _from_path(section.dir.expanduser(), section, None, split, seed)
+        return _from_hub(source, section, None, split, seed)
+    raise DataError("no such file or source", where=source, mend=f"known by name: {', '.join(SOURCES)}")
 
-    Raises:
-        DataError: it cannot be read.
-    """
-    lone = path.is_file() or any((path / name).is_file() for name in LISTS)
-    return _from_path(path, "train" if lone else split)
+
+def _whole(name: str, to_record: ToRecord, tables: Sequence[Table], **more: Any) -> Source:
+    """Source with all rows of some tables, one behind the other."""
+    table = tables[0] if len(tables) == 1 else Chain(tables)
+    return Source(name=name, table=table, rows=range(len(table)), to_record=to_record, **more)
 
 
-def _from_path(path: Path, split: str) -> Table:
-    if path.is_dir():
-        return _from_folder(path, split)
-    if path.suffix not in READERS:
-        raise DataError(f"a {path.suffix or 'nameless'} file", where=path, mend=f"give one of {', '.join(READERS)}")
-    if split != "train":
+def _of_split(source: Source, known: NamedSource | None, split: str) -> Source:
+    """The rows whose own column tells the split, where a data set is published as one."""
+    if known is None or known.whole_split is None:
+        return source
+    asked, tables = split.split("+"), source.table.tables if isinstance(source.table, Chain) else [source.table]
+    # `datasets` gives a column without the pictures beside it
+    columns = (table["split"] if hasattr(table, "features") else [row["split"] for row in table] for table in tables)  # type: ignore
+    splits = [value for column in columns for value in column]
+    return replace(source, rows=[number for number, value in enumerate(splits) if value in asked])
+
+
+def _names(section: DataSection, known: NamedSource | None, hub: str | None) -> tuple[str | None, ...]:
+    """Configurations that are asked for; None is the only one."""
+    if section.name is None or isinstance(section.name, tuple):
+        return section.name or (None,)
+    if section.name != "all" or (known and "all" in known.configs):
+        return (section.name,)
+    if known and known.annotations:
+        return (None,)  # whatever of them was downloaded
+    if known:
+        return known.configs or (None,)
+    return hub_configs(hub, section.revision) if hub else (None,)
+
+
+def _from_hub(hub: str, section: DataSection, known: NamedSource | None, split: str, seed: int) -> Source:
+    to_record, names = known.record if known else shapes.record, _names(section, known, hub)
+    whole = _published_split(section, known, split)
+    if section.streaming:
+        parts, content = hub_parts(hub, whole, names, section.revision)
+        return _stream(section, to_record, parts, content, seed)
+    source = _whole(section.source, to_record, [hub_table(hub, name, whole, revision=section.revision) for name in names])
+    return _of_split(source, known, split)
+
+
+def _published_split(section: DataSection, known: NamedSource | None, split: str) -> str:
+    """The split to ask for, of which `_of_split` then takes its part."""
+    if known is None or known.whole_split is None:
+        return split
+    _refuse_splits(known, split, section.source)
+    if section.streaming:
+        mend = "leave streaming out"
+        raise DataError("a stream of a data set whose splits are not published apart", where=section.source, mend=mend)
+    return known.whole_split
+
+
+def _from_path(path: Path, section: DataSection, known: NamedSource | None, split: str, seed: int) -> Source:
+    """A file or folder of rows; what they name by path lies beside."""
+    to_record = known.record if known else shapes.record
+    if not path.exists():
         raise DataError(
-            f"no split {split}: a file is one split, train", where=path, mend="write train[90%:], or give another file"
+            "no such folder", where=path, mend=f"`smolforge data download {section.source} {path}`, or give another dir"
         )
-    return READERS[path.suffix](path)
+    options = {"base": path if path.is_dir() else path.parent}
+    if path.is_dir() and prepared.is_prepared(path):
+        rows, modality = prepared.open_prepared(path, split), prepared.read_marker(path).get("modality")
+        return _whole(section.source, prepared.record, [rows], options=options, modality=modality)
+    names = _names(section, known, None)
+    if section.streaming:
+        parts, content = local_parts(path, split, names)
+        return _stream(section, to_record, parts, content, seed, options=options)
+    return _whole(section.source, to_record, [table_of(path, split, name) for name in names], options=options)
 
 
-def _from_folder(folder: Path, split: str) -> Table:
-    for name in LISTS:
-        if (folder / name).is_file():
-            return _from_path(folder / name, split)
-    import datasets
+def _downloaded(section: DataSection, known: NamedSource, split: str, seed: int) -> Source:
+    """A named source in a folder."""
+    assert section.dir is not None
+    folder = section.dir.expanduser()
+    if not known.annotations:
+        source = _from_path(folder, section, known, _published_split(section, known, split), seed)
+        return replace(_of_split(source, known, split), options={}, roots=tuple(folder / root for root in known.roots))
+    if section.streaming:
+        mend = "leave streaming out: rows of files are read one by one anyway"
+        raise DataError("streaming of annotations in a folder", where=section.source, mend=mend)
+    _refuse_splits(known, split, section.source)
+    files = [file for name in _names(section, known, None) for file in _annotation_files(folder, known, name, split.split("+"))]
+    roots = dict.fromkeys([folder / root for root in known.roots] + [file.parent for file in files])
+    return _whole(section.source, known.record, list(map(annotation_table, files)), roots=tuple(roots))
 
-    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
-        try:
-            saved = datasets.load_from_disk(str(folder))
-        except (OSError, ValueError) as error:
-            raise DataError(f"not a readable dataset ({error})", where=folder, mend="save it again") from error
-        if isinstance(saved, datasets.DatasetDict):
-            if split not in saved:
-                raise DataError(f"no split {split}", where=folder, mend=f"it has {', '.join(saved)}")
-            saved = saved[split]
-        return _undecoded(saved)
-    if any(folder.rglob("*.parquet")):
-        try:
-            return _undecoded(datasets.load_dataset(str(folder), split=split))
-        except (OSError, ValueError) as error:
-            raise DataError(f"not a readable dataset ({error})", where=folder, mend="check its files and split") from error
-    raise DataError(
-        "a folder without captions.jsonl, metadata.jsonl, metadata.csv or Parquet files",
-        where=folder,
-        mend='add captions.jsonl with lines like {"image": "a.jpg", "captions": ["..."]}',
+
+def _annotation_files(folder: Path, known: NamedSource, name: str | None, splits: Sequence[str]) -> list[Path]:
+    """Files with the rows of a configuration and its splits, in the order of the splits and of their names."""
+    by_pattern = ([file for file in folder.glob(pattern) if file.is_file()] for pattern in known.annotations)
+    found = sorted(next(filter(None, by_pattern), []))
+    if name is not None:
+        found = [file for file in found if _fits(file.relative_to(folder), known.called.get(name, f"*{name}*"))]
+    if splits != ["train"]:
+        found = [file for split in splits for file in found if _fits(Path(file.name), known.called.get(split, f"*{split}*"))]
+    if not found:
+        asked = " of ".join(filter(None, ("+".join(splits), name)))
+        looked = ", ".join(known.annotations)
+        raise DataError(f"no annotations of {asked}", where=folder, mend=f"looked for {looked}; {known.note}".rstrip("; "))
+    return found
+
+
+def _fits(file: Path, pattern: str) -> bool:
+    """Whether a file, or a folder above it, is called so."""
+    return any(Path(part).match(pattern) for part in file.parts)
+
+
+def _fixture(section: DataSection, known: NamedSource | None, split: str) -> Source:
+    if known is None:
+        raise DataError("a fixture of a source that has none", where=section.source, mend=f"they are {', '.join(SOURCES)}")
+    if split != "train":  # which recipes mean where nothing is said
+        _refuse_splits(known, split, section.source)
+    folder = cache_folder(None) / "fixtures" / section.source.replace("/", "--")
+    roots = tuple(folder / root for root in known.roots)
+    return _of_split(_whole(section.source, known.record, [known.fixture(folder)], roots=roots), known, split)
+
+
+def _refuse_splits(known: NamedSource | None, split: str, source: str) -> None:
+    for one in split.split("+"):
+        if known and one not in known.splits:
+            mend = f"it has {' and '.join(known.splits)}" + (f"; join several with +: {'+'.join(known.splits)}")
+            raise DataError(f"no split {one}", where=source, mend=mend)
+
+
+def _stream(
+    section: DataSection,
+    to_record: ToRecord,
+    parts: list[dict[str, Any]],
+    content: str,
+    seed: int,
+    options: dict[str, Any] | None = None,
+) -> Source:
+    places = cache_folder(None) / "streams"
+    table = StreamTable(parts, seed=seed, where=section.source, content=content, places=places)
+    return Source(
+        name=section.source, table=table, rows=range(ENDLESS), to_record=to_record, options=options or {}, endless=True
+    )  # fmt: skip
+
+
+def _found(record: Record, roots: tuple[Path, ...]) -> Record:
+    """The record with relative paths where their files are: below the first root that has them, else the first of all."""
+
+    def placed(part: Part) -> Part:
+        if not isinstance(part, Media | Video) or not isinstance(part.ref, Path) or part.ref.is_absolute():
+            return part
+        ref = part.ref
+        return replace(part, ref=next((root / ref for root in roots if (root / ref).exists()), roots[0] / ref))
+
+    messages = tuple(
+        Message(role=message.role, content=tuple(map(placed, message.content)), train=message.train)
+        for message in record.messages
     )
-
-
-class JsonLines:
-    """A JSON Lines file, read line by line when asked; only line offsets are kept in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offsets: list[int] = []
-        with path.open("rb") as file:
-            at = 0
-            for line in file:
-                if line.strip():
-                    self.offsets.append(at)
-                at += len(line)
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: int) -> Row:
-        with self.path.open("rb") as file:
-            file.seek(self.offsets[index])
-            return _row(file.readline(), f"{self.path.name}, row {index}")
-
-
-def _row(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError("not valid JSON", where=where, mend="mend the line") from error
-    if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=where, mend="one object a line")
-    return row
-
-
-def _json_list(path: Path) -> Table:
-    try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid JSON ({error})", where=path, mend="mend the file") from error
-    rows = content.get("data") if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError("not a list of objects", where=path, mend="a .json file holds a list of rows")
-    return rows
-
-
-def _csv_rows(path: Path) -> Table:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{key: value or None for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"not a readable table ({error})", where=path, mend="save it as UTF-8 CSV") from error
-    return rows
-
-
-def _parquet(path: Path) -> Table:
-    import datasets
-    from pyarrow import ArrowException
-
-    try:
-        return _undecoded(datasets.Dataset.from_parquet(str(path)))
-    except (OSError, ValueError, ArrowException, datasets.exceptions.DatasetGenerationError) as error:
-        raise DataError(f"not a readable Parquet file ({error})", where=path, mend="write it again") from error
-
-
-def _from_hub(hub: str, section: DataSection, split: str) -> Table:
-    return hub_table(hub, section.name, split, revision=section.revision)
-
-
-def hub_table(hub: str, name: str | None, split: str, *, revision: str | None = None) -> Table:
-    """A dataset of the Hub as a table, pictures as bytes.
-
-    Raises:
-        DataError: the Hub does not give it.
-    """
-    import datasets
-
-    try:
-        return _undecoded(datasets.load_dataset(hub, name, split=split, revision=revision))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"the Hub did not give {hub} ({type(error).__name__}: {error})",
-            where=hub,
-            mend="check the name, its configuration and split, the network and, for gated data, `hf auth login`",
-        ) from error
-
-
-def _undecoded(dataset: Any) -> Table:
-    """The same rows with pictures as bytes: a damaged one is met, and counted, when it is needed."""
-    import datasets
-
-    for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        elif isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    return dataset
-
-
-READERS: dict[str, Callable[[Path], Table]] = {
-    ".jsonl": JsonLines, ".json": _json_list, ".parquet": _parquet, ".csv": _csv_rows
-}  # fmt: skip
+    return replace(record, messages=messages)

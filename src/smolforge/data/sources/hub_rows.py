@@ -1,0 +1,43 @@
+"""Tables of the Hub: one configuration, or several one behind the other."""
+
+from __future__ import annotations
+
+from smolforge.data.sources.files import undecoded
+from smolforge.data.sources.rows import Table
+from smolforge.errors import DataError
+
+MEND = "check the name, its configuration and split, the network and, for gated data, `hf auth login`"
+
+
+def hub_table(hub: str, name: str | None, split: str, *, revision: str | None = None) -> Table:
+    """A dataset of the Hub as a table, pictures and videos as bytes.
+
+    Raises:
+        DataError: the Hub does not give it.
+    """
+    import datasets
+
+    try:
+        return undecoded(datasets.load_dataset(hub, name, split=split, revision=revision))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise refusal(hub, name, error) from error
+
+
+def hub_configs(hub: str, revision: str | None = None) -> tuple[str, ...]:
+    """Names of a Hub dataset's configurations.
+
+    Raises:
+        DataError: the Hub does not tell them.
+    """
+    import datasets
+
+    try:
+        return tuple(datasets.get_dataset_config_names(hub, revision=revision))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise refusal(hub, None, error) from error
+
+
+def refusal(hub: str, name: str | None, error: BaseException) -> DataError:
+    """What a person is told when the Hub does not give a dataset, or one of its configurations."""
+    asked = f"{hub} ({name})" if name else hub
+    return DataError(f"the Hub did not give {asked} ({type(error).__name__}: {error})", where=hub, mend=MEND)
