@@ -1,0 +1,214 @@
+"""The verbs `data dedupe` and `data decontaminate`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smolforge.errors import UserError
+
+if TYPE_CHECKING:
+    from smolforge.curating.dedupe import Findings
+    from smolforge.curating.reading import Table
+    from smolforge.recipe import DataSection
+
+EXAMPLES = 5  # in the summary
+
+
+def add(verbs: Any, make: Callable[..., argparse.ArgumentParser]) -> None:
+    """Both verbs below `data`."""
+    verb = make(
+        verbs, dedupe, "list rows whose picture and text are nearly those of an earlier row",
+        "smolforge data dedupe recipes/captions.yaml data.0.source=my_pictures",
+        "smolforge data dedupe my_pictures --by picture --out duplicates.jsonl",
+        "smolforge train recipes/captions.yaml data.0.source=my_pictures data.0.exclude=[duplicates.jsonl]",
+    )  # fmt: skip
+    _what(verb)
+    verb.add_argument(
+        "--by", choices=("both", "picture", "text"), default="both",
+        help="what has to be near; both: rows without pictures by their texts alone (default: %(default)s)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--similarity", type=_share, default=0.8, help="least Jaccard of two texts' 5-word runs (default: %(default)s)"
+    )
+    verb = make(
+        verbs, decontaminate, "list rows that an evaluation set has too",
+        "smolforge data decontaminate recipes/captions.yaml --against pope --against docvqa=my_docvqa",
+        "smolforge data decontaminate pairs.jsonl --against held_out.jsonl --against photos/ --out overlap.jsonl",
+    )  # fmt: skip
+    _what(verb)
+    verb.add_argument(
+        "--against", action="append", required=True, metavar="WHAT",
+        help="evaluation set, again for more: a benchmark (pope, or pope=FOLDER), a file, folder, source, folder of pictures, or "
+        "a recipe, whose eval.data are meant",
+    )  # fmt: skip
+    verb.add_argument("--against-split", default="train", help="split of those that are sources (default: %(default)s)")
+    verb.add_argument("--data", type=Path, help="folder with the benchmark's columns, as for evaluate; otherwise the Hub")
+    verb.add_argument(
+        "--by", choices=("either", "picture", "text"), default="either", help="what counts as overlap (default: %(default)s)"
+    )
+
+
+def _what(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("what", metavar="RECIPE_OR_SOURCE", help="YAML recipe, or a source by name, file, folder or Hub name")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe to change")
+    verb.add_argument("--split", default="train", help="split and slice of a source, such as train[:10%%] (default: %(default)s)")
+    verb.add_argument("--name", help="configuration of a source that has several")
+    verb.add_argument("--out", type=Path, metavar="LIST", help="the list, JSON Lines; a page is written beside it")
+    verb.add_argument("--distance", type=_bits, default=10, help="most bits of 64 that differ, 0 to 15 (default: %(default)s)")
+    verb.add_argument(
+        "--cache", type=Path, help="folder of computed marks (default: the recipe's cache.dir, or ~/.cache/smolforge)"
+    )
+
+
+def dedupe(options: argparse.Namespace) -> int:
+    from smolforge.curating.dedupe import find_duplicates
+    from smolforge.curating.reading import open_tables, picture_store
+
+    sections, cache, max_pixels = _sections(options)
+    tables = open_tables(sections)
+    with _Progress("comparing", sum(len(table.source.rows) for table in tables)) as tick:
+        findings = find_duplicates(
+            tables, by=options.by, distance=options.distance, similarity=options.similarity, store=picture_store(cache),
+            max_pixels=max_pixels, tick=tick,
+        )  # fmt: skip
+    settings = [("by", options.by), ("bits", str(options.distance)), ("similarity", str(options.similarity))]
+    _show(options, findings, tables, "duplicates", settings)
+    return 0
+
+
+def decontaminate(options: argparse.Namespace) -> int:
+    from smolforge.curating.against import open_against
+    from smolforge.curating.decontaminate import find_overlaps
+    from smolforge.curating.reading import open_tables, picture_store
+
+    sections, cache, max_pixels = _sections(options)
+    tables = open_tables(sections)
+    against = [one for what in options.against for one in open_against(what, split=options.against_split, data=options.data)]
+    total = sum(len(table.source.rows) for table in tables) + sum(len(one.rows) for one in against)
+    with _Progress("comparing", total) as tick:
+        findings = find_overlaps(
+            tables,
+            against,
+            by=options.by,
+            distance=options.distance,
+            store=picture_store(cache),
+            max_pixels=max_pixels,
+            tick=tick,
+        )
+    settings = [("against", ", ".join(f"{one.name} ({len(one.rows):,} rows)" for one in against)), ("by", options.by)]
+    _show(options, findings, tables, "overlap", settings)
+    return 0
+
+
+def _sections(options: argparse.Namespace) -> tuple[tuple[DataSection, ...], Path | None, int]:
+    """What is read, where marks are kept, and the largest picture."""
+    from smolforge.recipe import DataSection, ImagesSection, load_recipe
+
+    if Path(options.what).suffix in (".yaml", ".yml"):
+        if options.split != "train" or options.name:
+            raise UserError("--split and --name are for a source", where=options.what, mend="write data.0.split=... instead")
+        recipe = load_recipe(options.what, options.overrides)
+        return recipe.data, options.cache or recipe.cache.dir, recipe.images.max_pixels
+    if options.overrides:
+        raise UserError("key=value is for a recipe", where=options.what, mend="use --split and --name")
+    return (
+        (DataSection(source=options.what, split=options.split, name=options.name),),
+        options.cache,
+        ImagesSection().max_pixels,
+    )
+
+
+def _show(
+    options: argparse.Namespace, findings: Findings, tables: list[Table], kind: str, settings: list[tuple[str, str]]
+) -> None:
+    """Write list and page, and say on the screen what they hold."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    from smolforge.curating.lists import entry, write_list
+    from smolforge.curating.page import findings_page
+    from smolforge.report.page import save
+
+    name = Path(options.what.rstrip("/")).stem or "data"
+    out = write_list(options.out or Path(f"{name}.{kind}.jsonl"), findings.removals, tables)
+    title = {"duplicates": f"Near-duplicates in {name}", "overlap": f"Overlap of {name} with evaluations"}[kind]
+    shown = save(out.with_suffix(".html"), findings_page(title, findings, tables, [("list", str(out)), *settings]))
+
+    console, gone = Console(), Counter(one.source for one in findings.removals)
+    grid = Grid("source", "rows", "left out", "share", title=title, title_justify="left")
+    for number, (table, rows) in enumerate(zip(tables, findings.rows, strict=True)):
+        source = " ".join(str(part) for part in (table.section.source, table.section.name, table.section.split) if part)
+        grid.add_row(escape(source), f"{rows:,}", f"{gone[number]:,}", f"{gone[number] / rows:.1%}" if rows else "-")
+    console.print(grid)
+    lines = [f"pictures: {findings.pictures:,}, {findings.different_pictures:,} of them different"] if findings.pictures else []
+    if findings.clusters:
+        lines.append(f"groups of which one row stays: {len(findings.clusters):,}, the largest of {findings.clusters[0]:,} rows")
+    reasons = Counter(one.reason for one in findings.removals)
+    lines += [f"{reason}: {count:,}" for reason, count in reasons.most_common()]
+    for one in findings.removals[:EXAMPLES]:
+        told = entry(one, tables[one.source])
+        near = [f"{key} {told[key]}" for key in ("distance", "similarity") if told[key] is not None]
+        lines.append(f"  {told['source']}[{told['row']}] is {told['of']} ({', '.join(near)})")
+    skips = findings.skips
+    lines += [f"{why}: {count:,}, such as {'; '.join(skips.names[why])}" for why, count in skips.counts.items()]
+    lines += [f"list: {out}", f"page: {shown}"]
+    if gone:
+        settings_ = " ".join(f"data.{number}.exclude=[{out}]" for number in sorted(gone))
+        lines.append(f"to leave these rows out: smolforge train RECIPE {settings_}")
+    else:
+        lines.append("nothing to leave out")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line every half minute."""
+
+    def __init__(self, what: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=self._console, transient=True, disable=not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task(what, total=total)
+        self._what, self._total, self._done, self._told = what, total, 0, 0.0
+
+    def __enter__(self) -> Callable[[], None]:
+        import time
+
+        self._told = time.monotonic()
+        self._bar.start()
+
+        def tick() -> None:
+            self._done += 1
+            self._bar.advance(self._task)
+            if not self._console.is_terminal and time.monotonic() - self._told > 30:
+                self._told = time.monotonic()
+                self._console.print(f"{self._what}: {self._done:,} of {self._total:,} rows", highlight=False, soft_wrap=True)
+
+        return tick
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("above 0 and at most 1")
+    return value
+
+
+def _bits(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 15:
+        raise argparse.ArgumentTypeError("0 to 15")
+    return value

@@ -1,0 +1,100 @@
+"""What must not be learnt, as rows: benchmarks by name, files and folders with their columns, folders of pictures, recipes' own
+evaluation sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from smolforge.curating.reading import Readable
+from smolforge.data.sources.files import LISTS
+from smolforge.data.sources.tables import open_source
+from smolforge.errors import DataError
+from smolforge.evals.benchmark import Benchmark
+from smolforge.evals.names import TASKS
+from smolforge.evals.rows import Rows, open_rows
+from smolforge.recipe import DataSection, load_recipe
+from smolforge.records import Media, Message, Record, Response
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+TABLES = (*LISTS, "dataset_info.json", "dataset_dict.json")
+# Where benchmarks' `facts` keep what is asked and what is right.
+QUESTIONS, ANSWERS = ("question",), ("answer", "answers", "references", "captions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmarked:
+    """A benchmark's rows, each with its right answers; videos are left out, for they would be decoded whole."""
+
+    name: str
+    rows: Sequence[int]
+    table: Rows
+    benchmark: Benchmark
+
+    def record(self, index: int) -> Record:
+        row, origin = self.table[index]
+        asked = self.benchmark.question(row, "lmms-eval", origin)
+        facts = asked.facts
+        question = next((str(facts[key]) for key in QUESTIONS if facts.get(key)), None)
+        right = next((_texts(facts[key]) for key in ANSWERS if facts.get(key)), [])
+        media = [] if self.benchmark.videos else list(asked.record.media)
+        turn = Message(role="user", content=(*media, question or asked.record.words))
+        return replace(asked.record, messages=(turn,), responses=tuple(Response(text=text) for text in right))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder of pictures and nothing else."""
+
+    name: str
+    rows: Sequence[int]
+    files: Sequence[Path]
+
+    def record(self, index: int) -> Record:
+        turn = Message(role="user", content=(Media(ref=self.files[index]),))
+        return Record(id=str(index), source=self.name, messages=(turn,), responses=())
+
+
+def open_against(wanted: str, *, split: str = "train", data: Path | None = None) -> list[Readable]:
+    """Rows of one `--against`.
+
+    Args:
+        wanted: a benchmark (`pope`, or `pope=FOLDER` with the same columns as on the Hub), a recipe, whose eval.data are meant, a
+            source by name, file, folder or Hub name, or a folder of pictures.
+        split: of a source.
+        data: of a benchmark without a folder of its own; None asks the Hub.
+
+    Raises:
+        DataError: nothing there, or nothing that can be compared.
+        RecipeError: not a readable recipe.
+    """
+    task, _, folder = wanted.partition("=")
+    if task in TASKS and not Path(wanted).exists():
+        return [_benchmark(task, Path(folder).expanduser() if folder else data)]
+    path = Path(wanted).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        recipe = load_recipe(path)
+        if recipe.eval is None or not recipe.eval.data:
+            raise DataError("has no eval.data to compare with", where=path, mend="give the evaluation set itself")
+        return [open_source(section) for section in recipe.eval.data]
+    if path.is_dir() and not any((path / name).is_file() for name in TABLES) and not any(path.rglob("*.parquet")):
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+        if not files:
+            raise DataError("a folder without pictures or a table", where=path, mend="check the path")
+        return [Folder(name=wanted, rows=range(len(files)), files=files)]
+    return [open_source(DataSection(source=wanted, split=split))]
+
+
+def _benchmark(task: str, data: Path | None) -> Benchmarked:
+    from smolforge.evals.benchmarks import BENCHMARKS
+
+    if task not in BENCHMARKS:
+        raise DataError("is no set of questions of its own", where=task, mend="give its file or source instead of its name")
+    table = open_rows(task, BENCHMARKS[task], data)
+    return Benchmarked(name=task, rows=range(len(table)), table=table, benchmark=BENCHMARKS[task])
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from curating.conftest import photo
+from smolforge.curating.against import open_against
+from smolforge.curating.decontaminate import COMMON, find_overlaps
+from smolforge.curating.reading import open_tables
+from smolforge.errors import DataError
+from smolforge.evals.fixtures import write_fixture
+from smolforge.recipe import DataSection
+
+LONG = "how many of the small grey boats in the old harbour have their sails up today"  # 16 words
+
+
+def overlaps(folder, against, store, **options):
+    tables = open_tables([DataSection(source=str(folder))])
+    findings = find_overlaps(tables, [one for what in against for one in open_against(str(what))], store=store, **options)
+    return {one.index: (one.reason, one.of.rpartition("/")[2]) for one in findings.removals}
+
+
+def test_by_picture_whatever_is_said(rows, store, tmp_path):
+    folder = rows("train", [
+        {"image": "a.jpg", "caption": "a dog"}, {"image": "b.png", "caption": "a cat"}, {"prompt": "Hi", "completion": "Hello"},
+    ])  # fmt: skip
+    photo(1).save(folder / "a.jpg", quality=50)
+    photo(2).save(folder / "b.png")
+    held = tmp_path / "held"
+    held.mkdir()
+    photo(3).save(held / "x.png")
+    photo(1).resize((160, 120)).save(held / "y.png")
+    assert overlaps(folder, [held], store) == {0: ("picture of an evaluation", "held[1]")}
+    assert overlaps(folder, [held], store, by="text") == {}
+
+
+def test_by_a_run_of_thirteen_words(rows, store):
+    twelve = " ".join(LONG.split()[:12])
+    train = rows("train", [
+        {"prompt": f"Please tell me {LONG}?", "completion": "four"},
+        {"prompt": f"{twelve} and so on without end for a while", "completion": "three"},
+        {"prompt": "Nothing of the kind, but long enough to have a run of its own here", "completion": "two"},
+    ])  # fmt: skip
+    held = rows("held", [{"question": "Who?", "answer": "He."}, {"question": f"So: {LONG.upper()}", "answer": "5"}])
+    assert overlaps(train, [held], store) == {0: ("text of an evaluation", "held[1]")}
+    assert overlaps(train, [held], store, by="picture") == {}
+
+
+def test_a_run_that_many_evaluation_rows_have_is_an_instruction(rows, store):
+    train = rows("train", [{"prompt": LONG, "completion": "four"}])
+    for count, expected in ((COMMON, {0}), (COMMON + 1, set())):
+        held = rows(f"held{count}", [{"question": f"{LONG} {number}", "answer": f"x{number}"} for number in range(count)])
+        assert set(overlaps(train, [held], store)) == expected
+
+
+def test_short_texts_count_whole_and_without_pictures_only(rows, store):
+    train = rows("train", [
+        {"prompt": "Is there a dog?", "completion": "Yes."}, {"prompt": "Is there a dog?", "completion": "No."},
+        {"image": "a.png", "question": "Is there a dog?", "answer": "Yes."},
+    ])  # fmt: skip
+    photo(1).save(train / "a.png")
+    held = rows("held", [{"prompt": "is there a DOG", "completion": "yes"}])
+    assert set(overlaps(train, [held], store)) == {0}
+
+
+def test_a_black_frame_among_others_is_no_overlap(rows, store):
+    train = rows("train", [{"images": ["black.png", "a.png"], "caption": "x"}, {"image": "black.png", "caption": "x"}])
+    held = rows("held", [{"image": "black.png", "caption": "y"}])
+    for folder in (train, held):
+        Image.new("RGB", (30, 30)).save(folder / "black.png")
+    photo(1).save(train / "a.png")
+    assert set(overlaps(train, [held], store)) == {1}
+
+
+@pytest.mark.parametrize("task", ["pope", "docvqa", "coco_caption"])
+def test_benchmarks_by_name_and_folder(task, tmp_path, rows, store):
+    """One picture and one question of the benchmark, learnt."""
+    write_fixture(tmp_path / task, task)
+    (opened,) = open_against(f"{task}={tmp_path / task}")
+    asked = opened.record(0)
+    assert asked.responses
+    assert asked.media
+    assert len(opened.rows) > 1
+    from smolforge.data.media import open_picture
+
+    train = rows("train", [{"image": "seen.png", "question": "What?", "answer": "That."}, {"image": "b.png", "caption": "a"}])
+    open_picture(asked.media[0]).pixels().save(train / "seen.png")
+    photo(9).save(train / "b.png")
+    assert 0 in overlaps(train, [f"{task}={tmp_path / task}"], store)
+    assert 1 not in overlaps(train, [f"{task}={tmp_path / task}"], store)
+
+
+def test_a_recipe_names_its_own_evaluation_set(rows, tmp_path, store):
+    train, held = rows("train", [{"prompt": LONG, "completion": "a"}]), rows("held", [{"prompt": LONG, "completion": "a"}])
+    recipe = tmp_path / "recipe.yaml"
+    tree = {"model": {"name": "x"}, "data": [{"source": str(train)}], "run": {"dir": "runs/x", "steps": 1}}
+    recipe.write_text(json.dumps(tree | {"eval": {"data": [{"source": str(held)}]}}))
+    assert set(overlaps(train, [recipe], store)) == {0}
+    recipe.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"no eval\.data"):
+        open_against(str(recipe))
+
+
+def test_what_cannot_be_compared_with(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="without pictures or a table"):
+        open_against(str(tmp_path / "empty"))
+    with pytest.raises(DataError, match="no set of questions"):
+        open_against("preference")
+    with pytest.raises(DataError, match="no such file"):
+        open_against(f"pope={tmp_path / 'absent'}")
