@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from smolforge.data.sources import cauldron, shapes
+from smolforge.data.sources import cauldron, files, shapes
 from smolforge.data.sources.tables import SOURCES, open_source, split_slice
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
-from smolforge.records import Media, Message, Record, Response
+from smolforge.records import Media, Message, Record, Response, Video
 
 TURNS = [
     {"role": "user", "content": "one?"},
@@ -99,6 +99,46 @@ def test_llava_conversations():
     assert record.messages == (user(Media(ref=Path("a.jpg")), "what?"),)
 
 
+@pytest.mark.parametrize(
+    ("row", "videos"),
+    [
+        ({"video": "a.mp4"}, [Video(ref=Path("/d/a.mp4"))]),
+        ({"video_path": "/e/a.mp4"}, [Video(ref=Path("/e/a.mp4"))]),
+        ({"video": {"bytes": b"mp4", "path": None}}, [Video(ref=b"mp4")]),
+        ({"videos": ["a.mp4", "frames"]}, [Video(ref=Path("/d/a.mp4")), Video(ref=Path("/d/frames"))]),
+        ({"video": "a.mp4", "video_start": 1, "video_end": 2.5}, [Video(ref=Path("/d/a.mp4"), start=1.0, end=2.5)]),
+        ({"video": "a.mp4", "end": 4.0, "start": None}, [Video(ref=Path("/d/a.mp4"), end=4.0)]),
+    ],
+)
+def test_videos_in_a_column(row, videos):
+    for words in ({"question": "what?", "answer": "a cat"}, {"prompt": "what?", "completion": "a cat"}):
+        assert read(row | words, base=Path("/d")).messages == (user(*videos, "what?"),)
+    assert read(row | {"caption": "a cat"}, base=Path("/d")).messages == (user(*videos, shapes.VIDEO_PROMPT),)
+
+
+def test_videos_in_parts_and_at_placeholders():
+    film, later = Video(ref=Path("a.mp4")), Video(ref=Path("b.mp4"), start=2.0, end=3.0)
+    part = {"type": "video", "video": "b.mp4", "video_start": 2, "video_end": 3}
+    rows = [
+        ({"messages": [{"role": "user", "content": [part, TEXT]}, TURNS[1]]}, (later, "what?")),
+        ({"messages": [{"role": "user", "content": [TEXT, {"type": "video"}]}, TURNS[1]], "video": "a.mp4"}, ("what?", film)),
+        ({"prompt": "<video>\nwhat?", "completion": "1", "video": "a.mp4"}, (film, "what?")),
+        ({"prompt": "<image>\nwhat?", "completion": "1", "video": "a.mp4"}, (film, "what?")),  # LLaVA's
+    ]
+    for row, content in rows:
+        assert read(row).messages[0].content == content
+    both = {
+        "prompt": "First <video> then <image> and <video>?",
+        "completion": "1",
+        "videos": ["a.mp4", "c.mp4"],
+        "image": "p.jpg",
+    }
+    kinds = [part if isinstance(part, str) else part.ref.name for part in read(both).messages[0].content]
+    assert kinds == ["First ", "a.mp4", " then ", "p.jpg", " and ", "c.mp4", "?"]
+    front = read({"prompt": "what?", "completion": "1", "video": "a.mp4", "image": "p.jpg"})
+    assert front.messages[0].content == (Media(ref=Path("p.jpg")), film, "what?")
+
+
 def test_trl_pairs_with_pictures():
     """rlaif-v's formatted layout: undecoded picture, content parts, text None in the image part."""
     row = {
@@ -126,6 +166,15 @@ def test_trl_pairs_with_pictures():
         ({"image": "a.jpg", "captions": []}, "no answer"),
         ({"image": 5, "caption": "x"}, "a picture given as int"),
         ({"image": [["a.jpg"]], "caption": "x"}, "a picture given as list"),
+        ({"video": 5, "caption": "x"}, "a video given as int"),
+        ({"video": "https://x/a.mp4", "caption": "x"}, "a video given as an address"),
+        ({"video": "a.mp4", "caption": "x", "start": "0:05"}, "a video cut at '0:05'; give start and end as seconds"),
+        ({"video": "a.mp4", "caption": "x", "video_start": -1}, "a video cut at -1"),
+        ({"video": "a.mp4", "caption": "x", "start": 3, "end": 3}, "a video that ends before it begins"),
+        ({"video": "a.mp4", "prompt": "<video><video>?", "completion": "x"}, "2 video placeholders for 1 videos"),
+        ({"prompt": "<video>?", "completion": "x"}, "1 video placeholders for 0 videos"),
+        ({"image": "a.jpg", "prompt": "<video>?", "completion": "x"}, "0 image placeholders for 1 pictures"),
+        ({"messages": [*TURNS[:3], {"role": "assistant", "content": "<video>"}]}, "a video in an assistant's turn"),
     ],
 )
 def test_malformed_rows_are_named(row, words):
@@ -226,6 +275,41 @@ def test_sources_that_cannot_be_opened(section, words):
         open_source(DataSection(**section))
 
 
+def test_a_long_json_list_is_read_object_by_object(tmp_path, monkeypatch):
+    rows = [{"prompt": f'{n} ]}}"', "completion": "\\", "more": [{"a": [n, "é\n"]}, "[{"]} for n in range(50)]
+    for indent in (None, 2):
+        (tmp_path / "rows.json").write_text(json.dumps(rows, indent=indent, ensure_ascii=indent is None))
+        table = files.JsonList(tmp_path / "rows.json")
+        assert [table[number] for number in range(len(table))] == rows
+    monkeypatch.setattr(files, "CHUNK", 16)  # objects longer than what is read at once, cut anywhere
+    assert [files.JsonList(tmp_path / "rows.json")[number] for number in range(50)] == rows
+    content = (tmp_path / "rows.json").read_bytes()
+    for cut in (
+        content[:-1],
+        content[: len(content) // 2],
+        b'{"data": []}',
+        b"true",
+        b'[{"a": "',
+        b'[{"a": 1}, 5]',
+        b'[{"a" 2}]',
+        b"",
+    ):
+        (tmp_path / "rows.json").write_bytes(cut)
+        with pytest.raises(DataError, match="not a whole list of objects"):
+            files.JsonList(tmp_path / "rows.json")
+
+
+def test_places_in_a_long_list_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 10)
+    (tmp_path / "rows.json").write_text('[{"prompt": "a", "completion": "b"}]')
+    assert rows_of(tmp_path / "rows.json")[0].words == "a"
+    monkeypatch.setattr(files, "_objects", lambda path: [])  # a second look finds them without searching
+    assert rows_of(tmp_path / "rows.json")[0].words == "a"
+    (tmp_path / "rows.json").write_text('[{"prompt": "another", "completion": "b"}]')
+    with pytest.raises(DataError, match="no rows"):  # it is another file now
+        rows_of(tmp_path / "rows.json")
+
+
 def test_unknown_files_and_folders(tmp_path):
     (tmp_path / "rows.txt").write_text("x")
     (tmp_path / "empty").mkdir()
@@ -242,6 +326,15 @@ def test_hub_is_asked_for_names():
     with pytest.raises(DataError, match="the Hub did not give HuggingFaceM4/the_cauldron") as caught:
         open_source(DataSection(source="the_cauldron", name="ai2d"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_hub_name_is_that_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openbmb" / "RLHF-V-Dataset").mkdir(parents=True)
+    (tmp_path / "openbmb" / "RLHF-V-Dataset" / "metadata.jsonl").write_text('{"prompt": "a", "completion": "b"}')
+    assert rows_of("openbmb/RLHF-V-Dataset")[0].responses[0].text == "b"
+    with pytest.raises(DataError, match="give one as name"):
+        open_source(DataSection(source="HuggingFaceM4/the_cauldron"))  # known by its Hub name too
 
 
 def test_named_sources_say_what_they_are():

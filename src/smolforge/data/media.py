@@ -256,7 +256,7 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
             image = to_rgb(ref)
         key = fingerprint(image.size, image.tobytes())
         return Picture(key=key, width=image.width, height=image.height, pixels=lambda: image, split=media.split)
-    data = _read(ref)
+    data = read_encoded(ref)
     with _mended_errors(media):
         header = _open(data)
         width, height = header.size
@@ -317,7 +317,8 @@ def _mended_errors(media: Media) -> Iterator[None]:
         raise MediaError("damaged picture", where=f"{media} ({error})", mend="replace the file") from error
 
 
-def _read(ref: Path | str | bytes) -> bytes:
+def read_encoded(ref: Path | str | bytes) -> bytes:
+    """A picture's encoded file: bytes as they are, a path, an http(s) or data address. Raises MediaError."""
     if isinstance(ref, bytes):
         return ref
     if isinstance(ref, str) and ref.startswith(("http://", "https://")):

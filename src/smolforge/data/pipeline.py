@@ -232,6 +232,10 @@ def open_stream(
     sources = tuple(open_source(section, seed=seed) for section in sections)
     findings: tuple[Findings, ...] = ()
     if shaping and shaping.pairs:
+        for source in sources:
+            if source.endless:
+                what = "preference pairs are looked through before training, and a stream has no end"
+                raise DataError(what, where=source.name, mend="leave streaming out")
         rules = (PairRules(max_chars=s.max_chars, max_length_ratio=s.max_length_ratio) for s in sections)
         sources, findings = zip(*map(clean_pairs, sources, rules))
     shares = source_shares([_part(source, section.weight) for source, section in zip(sources, sections)], mixture)

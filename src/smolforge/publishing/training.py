@@ -84,7 +84,9 @@ def _source(places: Places, one: Mapping[str, Any], use: str, rows: int | None) 
     hub = _on_hub(places, one["source"])
     shown = f"[{plain(hub)}](https://huggingface.co/datasets/{hub})" if hub else name(places.text(one["source"]))
     known = SOURCES.get(one["source"])
-    about = " (drawn by smolforge)" if known and not hub else f", {plain(one['name'])}" if one.get("name") else ""
+    names = one.get("name") or ""
+    shown_names = plain(names if isinstance(names, str) else ", ".join(names))
+    about = " (drawn by smolforge)" if known and not hub else f", {shown_names}" if names else ""
     weight = one.get("weight")
     counts = f"{weight:g}" if weight is not None else "", f"{rows:,}" if rows is not None else ""
     return [shown + about, name(one["split"]), use, *counts]

@@ -39,7 +39,9 @@ class NamedSource:
     # rows, the first that finds any
     archives: tuple[str, ...] = ()  # patterns of tar and zip files with the pictures or videos that rows name
     roots: tuple[str, ...] = ("",)  # folders below `dir` that rows' paths may start from, in this order
-    called: Mapping[str, str] = field(default_factory=dict)  # configuration or split -> pattern of its annotations' file names
+    called: Mapping[str, str] = field(
+        default_factory=dict
+    )  # configuration or split -> its annotations' file names: patterns, with |
     whole_split: str | None = None  # the one split as which it is published, where a row's column `split` tells the real ones
     note: str = ""  # what a user must know
 
@@ -93,7 +95,7 @@ SOURCES: dict[str, NamedSource] = {
         about="LLaVA-OneVision's pictures with instructions, some text only (name: ai2d(gpt4v), sharegpt4o, ...)",
         record=llava.record, modality="image", fixture=pictures.onevision, hub="lmms-lab/LLaVA-OneVision-Data", needs_name=True,
         configs=llava.ONEVISION, rows=3_940_000, gigabytes=None, licence="each collection's own; Apache-2.0 for the whole",
-        note="ureader_* and evol_instruct are archives in the repository, not configurations; the list of these is half from memory",
+        note="ureader_* and evol_instruct are archives there, not configurations; the list of these is half from memory",
     ),
     "mammoth_vl": NamedSource(
         about="12M instructions with reasons, written by open models: one picture, several, none, or a video",
@@ -154,10 +156,11 @@ SOURCES: dict[str, NamedSource] = {
     "llava_video_178k": NamedSource(
         about="178k videos with captions, open questions and multiple choice (name: 0_30_s_academic_v0_1, ...)",
         record=llava.record, modality="video", fixture=films.llava_video, hub="lmms-lab/LLaVA-Video-178K", configs=llava.VIDEO,
-        needs_name=True, splits=("caption", "open_ended", "multi_choice"), rows=1_300_000, gigabytes=None,
+        needs_name=True, splits=("caption", "open_ended", "multi_choice"), rows=1_630_000, gigabytes=None,
         licence="research only (OpenAI's terms, and the videos' own)", annotations=("*/*.json",), archives=("*/*.tar.gz",),
-        called={"caption": "*cap*", "open_ended": "*oe*", "multi_choice": "*mc*", "llava_hound": "llava_hound*"},
-        note="its splits are kinds of rows, none is train: split: caption+open_ended+multi_choice; configurations from memory",
+        called={"caption": "*cap*", "open_ended": "*oe*|sharegptvideo_qa*", "multi_choice": "*mc*"},
+        note="its splits are kinds of rows, none is train: split: caption+open_ended+multi_choice; llava_hound's videos are "
+        "ShareGPTVideo's",
     ),
     "finevideo": NamedSource(
         about="44k videos of YouTube with a description, scenes and questions", record=films_of.finevideo, modality="video",

@@ -16,10 +16,11 @@ def hub_table(hub: str, name: str | None, split: str, *, revision: str | None = 
         DataError: the Hub does not give it.
     """
     import datasets
+    from huggingface_hub.errors import HTTPError  # without a network the transfer's own, which is no OSError
 
     try:
         return undecoded(datasets.load_dataset(hub, name, split=split, revision=revision))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise refusal(hub, name, error) from error
 
 
@@ -30,10 +31,11 @@ def hub_configs(hub: str, revision: str | None = None) -> tuple[str, ...]:
         DataError: the Hub does not tell them.
     """
     import datasets
+    from huggingface_hub.errors import HTTPError
 
     try:
         return tuple(datasets.get_dataset_config_names(hub, revision=revision))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise refusal(hub, None, error) from error
 
 

@@ -221,11 +221,11 @@ def hub_parts(hub: str, split: str, names: Sequence[str | None], revision: str |
         DataError: the Hub does not give it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError
 
     try:
         commit = HfApi().dataset_info(hub, revision=revision).sha
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise refusal(hub, None, error) from error
     parts = [{"path": hub, "name": name, "split": split, "revision": commit} for name in names]
     return parts, str(commit)

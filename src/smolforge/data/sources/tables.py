@@ -277,7 +277,7 @@ def _annotation_files(folder: Path, known: NamedSource, name: str | None, splits
 
 def _fits(file: Path, pattern: str) -> bool:
     """Whether a file, or a folder above it, is called so."""
-    return any(Path(part).match(pattern) for part in file.parts)
+    return any(Path(part).match(one) for part in file.parts for one in pattern.split("|"))
 
 
 def _fixture(section: DataSection, known: NamedSource | None, split: str) -> Source:
