@@ -1,0 +1,230 @@
+"""Unpack what strangers packed: nothing outside of the folder, no links, no devices, no more than the disk holds.
+
+Every member is written beside its name and renamed, so that an interrupted unpacking leaves whole files only; a marker beside the
+archive says that all of it is there, the same that `smolforge.hub.unpack` looks for.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from smolforge.errors import DataError
+from smolforge.files import write_whole
+from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
+from smolforge.sourcing.hub_files import OURS
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+MEMBERS = 10_000_000  # most files in one archive
+RATIO, SMALL = 100, 1_000_000_000  # no picture or video shrinks so much: more than this, and more than SMALL bytes, is a bomb
+LOOK = 64_000_000  # bytes between looks at the disk
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """What became of an archive."""
+
+    files: int = 0
+    bytes: int = 0
+    kept: int = 0  # files of other archives or downloads that had the same name already and stayed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    name: str
+    size: int  # as the archive claims
+    open: Callable[[], IO[bytes]]
+
+
+def is_archive(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES)
+
+
+def marker_of(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.unpacked")
+
+
+def is_unpacked(archive: Path, hash: str) -> bool:
+    """Whether all of the archive with this hash lies beside it."""
+    try:
+        return bool(json.loads(marker_of(archive).read_text(encoding="utf-8"))["hash"] == hash)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def unpack(
+    archive: Path,
+    hash: str,
+    *,
+    protected: Collection[Path] = (),
+    free: Free = free_bytes,
+    tick: Callable[[int], None] = lambda count: None,
+) -> Unpacked:
+    """Unpack an archive beside itself.
+
+    Args:
+        hash: of the archive's content, for the marker.
+        protected: files that no member may replace.
+        tick: told the bytes written.
+
+    Raises:
+        DataError: damaged, malicious, or more than the disk holds.
+    """
+    folder = archive.parent
+    most = max(SMALL, RATIO * archive.stat().st_size)
+    again = marker_of(archive).exists()  # of an older version of the archive, whose files are replaced
+    files = written = kept = looked = 0
+    marker_of(archive).unlink(missing_ok=True)
+    with _mended(archive), _members(archive) as members:
+        for number, member in enumerate(members):
+            if number >= MEMBERS:
+                raise DataError(f"more than {MEMBERS:,} files", where=archive, mend="unpack it yourself if you trust it")
+            place = folder / _harmless(member.name, archive)
+            if place in protected:
+                raise DataError(f"would replace {place.name}, which was downloaded", where=archive, mend="do not use it")
+            if place.is_file() and not again:
+                if place.stat().st_size != member.size:
+                    kept += 1
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            draft = place.with_name(f".{place.name}.draft")
+            try:
+                with member.open() as source, draft.open("wb") as target:
+                    while chunk := source.read(CHUNK):
+                        written += len(chunk)
+                        if written > most:
+                            raise DataError(
+                                f"unpacks to more than {size(most)}, {RATIO} times its own size", where=archive,
+                                mend="it may be a bomb: unpack it yourself if you trust it",
+                            )  # fmt: skip
+                        if written - looked >= LOOK:
+                            looked = written
+                            _check_disk(archive, free)
+                        target.write(chunk)
+                        tick(len(chunk))
+                draft.replace(place)
+            finally:
+                draft.unlink(missing_ok=True)
+            files += 1
+    done = Unpacked(files=files, bytes=written, kept=kept)
+    write_whole(marker_of(archive), json.dumps({"hash": hash, "files": files, "bytes": written}))
+    return done
+
+
+def unpacked_size(archive: Path) -> int | None:
+    """Bytes that an archive on this disk says it unpacks to; None where only reading all of it would tell."""
+    if archive.suffix.lower() == ".zip":
+        with _mended(archive), zipfile.ZipFile(archive) as opened:
+            return sum(one.file_size for one in opened.infolist())
+    return archive.stat().st_size if archive.suffix.lower() == ".tar" else None
+
+
+def _check_disk(archive: Path, free: Free) -> None:
+    if (there := free(archive.parent)) < RESERVE:
+        mend = "free some space and run it again: it goes on"
+        raise DataError(f"only {size(there)} are free while it is unpacked", where=archive, mend=mend)
+
+
+def _harmless(name: str, archive: Path) -> str:
+    """A member's name, which must lie below the archive's folder."""
+    path = PurePosixPath(name)
+    strange = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or re.match("[A-Za-z]:", name)
+    if strange or not path.parts or OURS in path.parts:
+        raise DataError(f"holds {name!a}, which would lie outside of its folder", where=archive, mend="do not use it")
+    return str(path)
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[_Member]]:
+    if archive.suffix.lower() == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            yield _zip_members(opened, archive)
+    else:
+        with tarfile.open(archive) as opened_tar:
+            yield _tar_members(opened_tar, archive)
+
+
+def _zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
+    for info in opened.infolist():
+        if info.is_dir():
+            _harmless(info.filename, archive)
+            continue
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):
+            raise _no_file(info.filename, archive)
+        if info.flag_bits & 1:
+            raise DataError("needs a password", where=archive, mend="unpack it yourself")
+        yield _Member(name=info.filename, size=info.file_size, open=lambda info=info: opened.open(info))  # type: ignore[misc]
+
+
+def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
+    """Files, and links inside the archive as copies of what they mean, so that none is ever made on the disk."""
+    for info in opened:
+        if info.isdir():
+            if info.name.strip("./"):
+                _harmless(info.name, archive)
+            continue
+        if not (info.isreg() or info.issym() or info.islnk()):
+            raise _no_file(info.name, archive)
+        meant = info
+        if not info.isreg():
+            found = _meant(opened, info)
+            if found is None:
+                what = f"holds the link {info.name!a}, which leads outside of it"
+                raise DataError(what, where=archive, mend="do not use it")
+            meant = found
+
+        def reader(meant: tarfile.TarInfo = meant) -> IO[bytes]:
+            found = opened.extractfile(meant)
+            assert found is not None
+            return found
+
+        yield _Member(name=info.name, size=meant.size, open=reader)
+
+
+def _meant(opened: tarfile.TarFile, link: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """The file in the archive that a link means; None when there is none."""
+    seen = set()
+    while not link.isreg():
+        if link.name in seen or not (link.issym() or link.islnk()):
+            return None
+        seen.add(link.name)
+        name = os.path.normpath(PurePosixPath(link.name).parent / link.linkname) if link.issym() else link.linkname
+        try:
+            link = opened.getmember(name)
+        except KeyError:
+            return None
+    return link
+
+
+def _no_file(name: str, archive: Path) -> DataError:
+    return DataError(f"holds {name!a}, which is neither a file nor a folder", where=archive, mend="do not use it")
+
+
+@contextmanager
+def _mended(archive: Path) -> Iterator[None]:
+    """The ways in which archives are damaged, and a full disk, as one DataError."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, LZMAError, NotImplementedError, ValueError) as error:
+        mend = "fetch it again with --verify, or unpack it yourself"
+        raise DataError(f"a damaged archive ({error})", where=archive, mend=mend) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError("the disk is full", where=archive, mend="free some space and run it again: it goes on") from error
+        if error.errno is not None:
+            raise
+        raise DataError(f"a damaged archive ({error})", where=archive, mend="fetch it again with --verify") from error

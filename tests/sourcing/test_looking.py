@@ -1,0 +1,180 @@
+"""`data list`, `data preview` and the verbs as they are typed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from local_hub import REPO, Hub
+from PIL import Image
+from rich.console import Console
+
+from smolforge.cli.sourcing import add
+from smolforge.data.sources.tables import SOURCES
+from smolforge.errors import DataError
+from smolforge.recipe import MODALITIES, DataSection
+from smolforge.sourcing.listing import catalogue
+from smolforge.sourcing.preview import look, shown
+from smolforge.sourcing.preview_page import write_page
+
+
+def run(line: str) -> int:
+    """A command line, by the verbs alone."""
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers(required=True)
+
+    def make(verbs: argparse._SubParsersAction, run: Callable, about: str, *examples: str) -> argparse.ArgumentParser:
+        verb: argparse.ArgumentParser = verbs.add_parser(run.__name__, help=about)
+        verb.set_defaults(run=run)
+        for example in examples:
+            if example.startswith("smolforge data "):
+                assert shlex.split(example)[2] in ("list", "preview", "download", "prepare")
+        return verb
+
+    add(verbs, make)
+    options = parser.parse_args(shlex.split(line))
+    return int(options.run(options))
+
+
+def text_of(found: object) -> str:
+    console = Console(width=110, file=io.StringIO())
+    console.print(found)
+    return console.file.getvalue()
+
+
+# --- list --------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_is_listed_with_its_licence(capsys):
+    assert run("list") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for name, known in SOURCES.items():
+        assert name in words
+        assert f"{known.rows:,}" in words if known.rows else True
+        assert known.hub is None or known.hub in words
+    assert "(gated)" in words
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_by_modality_as_json(capsys, modality):
+    assert run(f"list --modality {modality} --json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == [name for name, known in SOURCES.items() if known.modality == modality]
+    assert listed == catalogue(modality)
+    assert {"rows", "gigabytes", "licence", "gated", "hub", "configs", "splits", "note"} <= set(listed[0])
+
+
+def test_all_about_one(capsys):
+    assert run("list vript") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "data: [{source: vript, dir: DIR}]" in words
+    assert SOURCES["vript"].note.split(";")[0] in words
+    for line, message in (("list nonsense", "no such source; known by name"), ("list --modality sound", "no modality sound")):
+        with pytest.raises(DataError, match=message):
+            run(line)
+
+
+# --- preview -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_fixture_can_be_seen(tmp_path, name):
+    """Columns of the real schema, records with what they hold, and a page with a thumbnail of each picture and video."""
+    section = DataSection(source=name, fixture=True, split=SOURCES[name].splits[0])
+    found = look(section, rows=2)
+    assert len(found.rows) == 2
+    assert all(seen.record for seen in found.rows)
+    assert found.modality == SOURCES[name].modality
+    words = text_of(shown(found))
+    assert "cannot be seen" not in words
+    assert all(column in words for column, _, _ in found.columns)
+    page = write_page(found, tmp_path / "page.html").read_text()
+    visible = sum(len(seen.record.media) + len(seen.record.videos) for seen in found.rows if seen.record)
+    assert (page.count("<img") >= visible) if visible else "<img" not in page
+
+
+def test_pairs_show_both_answers():
+    words = text_of(shown(look(DataSection(source="rlaif_v", fixture=True), rows=1)))
+    speakers = re.findall(r"^ +(user|chosen|rejected) ", words, re.M)
+    assert speakers == ["user", "chosen", "rejected"]
+
+
+def test_own_pictures_with_a_bad_row(tmp_path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
+    rows = [{"image": "a.png", "captions": ["one"]}, {"image": "gone.png", "captions": ["two"]}, {"image": "a.png"}]
+    (tmp_path / "captions.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = look(DataSection(source=str(tmp_path)), rows=9)
+    assert (found.total, len(found.rows), found.columns[0]) == (3, 3, ("image", "str", "a.png"))
+    words = text_of(shown(found))
+    assert "picture, 30 x 20" in words
+    assert "gone.png: no such picture" in " ".join(words.split())
+    assert "left out" in words
+
+
+def test_texts_cannot_command_the_terminal(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a\x1b[2Jb", "completion": "[red]c[/red]"}))
+    words = text_of(shown(look(DataSection(source=str(tmp_path / "rows.jsonl")))))
+    assert "\x1b" not in words
+    assert "[red]c[/red]" in words
+
+
+def test_without_a_network(hub: Hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="--fixture shows its columns without a network") as error:
+        look(DataSection(source="coco_captions"))
+    assert "\n" not in str(error.value)
+
+
+def test_rows_below_one_are_refused():
+    with pytest.raises(DataError, match="give 1 or more"):
+        run("preview scenes --rows 0")
+
+
+# --- the verbs ---------------------------------------------------------------------------------------------------
+
+
+def test_preview_prints_and_writes_a_page(tmp_path, capsys):
+    assert run(f"preview scenes --split test[:5] --rows 1 --prompt 'What is it?' --out {tmp_path}/page.html") == 0
+    out = capsys.readouterr().out
+    assert "What is it?" in out
+    assert f"page: {tmp_path}/page.html" in out
+
+
+def test_download_as_it_is_typed(hub, tmp_path, capsys, monkeypatch):
+    hub.repos[REPO] = {"README.md": b"#", "data/train.jsonl": json.dumps({"prompt": "a", "completion": "b"}).encode()}
+    hub.card = {"license": "mit"}
+    folder = tmp_path / "pets"
+    assert run(f"download {REPO} {folder} --dry-run") == 0
+    out = capsys.readouterr().out
+    assert "licence: mit (the card's word)" in out
+    assert "data/train.jsonl" in out
+    assert "to fetch: 2, 35 B" in out
+    assert not folder.exists()
+    with pytest.raises(DataError, match="nobody to ask; say --yes"):
+        run(f"download {REPO} {folder}")
+    assert run(f"download {REPO} {folder} --yes") == 0
+    assert f"in a recipe: {{source: {folder}}}" in capsys.readouterr().out
+    assert run(f"download {REPO} {folder} --verify") == 0
+    assert "everything is here: 2 files, their hashes are right" in capsys.readouterr().out
+
+
+def test_prepare_as_it_is_typed(tiny, tmp_path, capsys):
+    tree = {"model": {"name": str(tiny)}, "data": [{"source": "scenes", "split": "train[:9]"}], "run": {"dir": "r", "steps": 1}}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    assert run(f"prepare {file} {tmp_path / 'out'} --rows 4 --set batch.row_tokens=512") == 0
+    out = capsys.readouterr().out
+    assert "scenes: 4 rows" in out
+    assert f"train with: smolforge train {tmp_path / 'out' / 'recipe.yaml'}" in out
+    assert run(f"prepare {file} {tmp_path / 'out'} --rows 4 --set batch.row_tokens=512") == 0
+    assert "there already" in capsys.readouterr().out
+    assert Path(tmp_path / "out" / "left_out.jsonl").read_text() == ""

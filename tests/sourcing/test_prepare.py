@@ -1,0 +1,321 @@
+"""`data prepare`: training from the folder is training from the sources, and what cannot be used is listed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from smolforge.data.pipeline import Stream, open_stream
+from smolforge.data.processor import load_renderer
+from smolforge.data.sources.tables import SOURCES, open_source
+from smolforge.errors import DataError
+from smolforge.objectives import objective_of
+from smolforge.recipe import DataSection, Recipe, load_recipe, parse_recipe
+from smolforge.sourcing.prepare import Prepared, prepare
+from smolforge.training.loop import train
+
+
+def recipe(model: Path, data: list[dict[str, Any]], **more: Any) -> Recipe:
+    run = {"dir": str(model.parent / "run"), "steps": 2, "device": "cpu", "trackers": [], "workers": 0, "seed": 3}
+    tree = {"model": {"name": str(model)}, "data": data, "run": run, "batch": {"examples": 4, "row_tokens": 2048}}
+    return parse_recipe(tree | more)
+
+
+def stream(one: Recipe) -> Stream:
+    renderer = load_renderer(Path(one.model.name), images=one.images, video=one.video, row_tokens=one.batch.row_tokens)
+    shaping = objective_of(one.objective).shaping
+    return open_stream(one.data, renderer, shaping=shaping, seed=one.run.seed, mixture=one.mixture, examples=one.batch.examples)
+
+
+def keys(one: Recipe, count: int) -> list[str | None]:
+    """Names of the examples at the first places: equal for equal tokens, pictures and frames."""
+    opened = stream(one)
+    return [opened.key(index) for index in range(count)]
+
+
+def left_out(done: Prepared) -> list[tuple[int, str]]:
+    return [(row["row"], row["reason"]) for row in map(json.loads, done.left_out.read_text().splitlines())]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten photos of which some are no good."""
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    rows = [{"image": f"{n}.jpg", "captions": [f"photo {n}", f"again {n}"]} for n in range(10)]
+    for n, row in enumerate(rows):
+        noise = np.random.default_rng(n).integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(noise).save(folder / row["image"], quality=70 + n)
+    (folder / "2.jpg").unlink()
+    (folder / "4.jpg").write_bytes((folder / "4.jpg").read_bytes()[:2000])  # its header is whole
+    rows[6]["captions"] = [""]
+    lines = [json.dumps(row) for row in rows]
+    lines[8] = lines[8][:-3]
+    (folder / "captions.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+# --- the same examples -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_examples(tiny, tmp_path, name):
+    pairs = "rejected" in {
+        one.kind for one in open_source(DataSection(source=name, fixture=True, split=split_of(name))).record(0).responses
+    }
+    more = {"objective": {"kind": "dpo", "beta": 0.1}} if pairs else {}
+    one = recipe(tiny, [{"source": name, "fixture": True, "split": split_of(name)}], **more)
+    done = prepare(one, tmp_path / "out")
+    assert not left_out(done)
+    assert done.sources[0].rows == len(open_source(one.data[0]))
+    again = load_recipe(done.recipe)
+    expected = keys(one, 12)
+    assert None not in expected
+    assert keys(again, 12) == expected
+
+
+def split_of(name: str) -> str:
+    return SOURCES[name].splits[0]
+
+
+def test_a_mixture_with_prompts_gives_the_same_examples(tiny, tmp_path):
+    """By modality, with a curriculum of drawn instructions: what the recipe decides step by step stays its to decide."""
+    data: list[dict[str, Any]] = [
+        {"source": "scenes", "split": "train[:70]", "prompt": {0: ["Name it.", "Say it."], 5: "Describe the scene."}},
+        {"source": "coco_captions", "fixture": True, "prompt": ["A caption?", "Look:"]},
+        {"source": "clips", "split": "train[10:30]"}, {"source": "smoltalk", "fixture": True, "name": "all"},
+    ]  # fmt: skip
+    one = recipe(tiny, data, mixture={"image": 34.4, "video": 33.0, "text": 20.2})
+    again = load_recipe(prepare(one, tmp_path / "out", shard_rows=16).recipe)
+    assert keys(again, 150) == keys(one, 150)
+    assert again.data[0].prompt == one.data[0].prompt
+    texts = {
+        part for index in range(40) for m in stream(again).record(index).messages for part in m.content if isinstance(part, str)
+    }
+    assert {"Describe the scene.", "Name it.", "Say it.", "A caption?", "Look:"} <= texts
+
+
+def test_tiles_and_frames_are_counted(tiny_split, tmp_path):
+    data = [{"source": "scenes", "split": "train[:5]"}, {"source": "clips", "split": "train[:5]"}]
+    one = recipe(tiny_split, data)
+    opened = stream(one)
+    done = prepare(one, tmp_path / "out")
+    for number, source in enumerate(done.sources):
+        rows = [opened.example(index) for index in range(40) if opened.mixture(index)[0] == number][:5]
+        assert source.tokens == sum(example.num_tokens for example in rows)
+        assert source.tiles == sum(len(image.starts) for example in rows for image in example.images)
+
+
+def test_the_recipe_says_the_rest_as_it_was(tiny, tmp_path):
+    data = [{"source": "scene_pairs", "split": "train[:6]", "weight": 2.0, "max_chars": 500, "prompt": "Look."}]
+    held = {"data": [{"source": "scene_pairs", "split": "test[:3]"}], "samples": 2}
+    dpo = {"kind": "dpo", "beta": 0.3, "reference": {"kind": "copy"}}
+    one = recipe(
+        tiny,
+        data,
+        eval=held,
+        objective=dpo,
+        optim={"lr": {"decoder": 1e-4, "connector": 1e-3}},
+        freeze={"vision": True, "connector": 5},
+    )
+    done = prepare(one, tmp_path / "out")
+    again = load_recipe(done.recipe)
+    (section,), (held_out,) = again.data, again.eval.data
+    assert (section.source, section.split) == (str(tmp_path / "out" / "data-0-scene_pairs"), "train")
+    assert (section.weight, section.max_chars, section.prompt) == (2.0, 500, "Look.")
+    assert held_out.source == str(tmp_path / "out" / "eval-0-scene_pairs")
+    assert again.model_copy(update={"data": one.data, "eval": one.eval}) == one
+    assert again.eval.model_copy(update={"data": one.eval.data}) == one.eval
+
+
+def test_training_from_it_ends_in_the_same_weights(tiny, tmp_path):
+    one = recipe(tiny, [{"source": "scenes", "split": "train[:9]"}], eval={"samples": 0})
+    again = load_recipe(prepare(one, tmp_path / "out").recipe)
+    weights = []
+    for number, each in enumerate((one, again)):
+        run = each.run.model_copy(update={"dir": tmp_path / f"run{number}"})
+        folder = train(each.model_copy(update={"run": run}))
+        weights.append((folder / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_pictures_are_the_bytes_of_their_files(tiny, tmp_path, photos):
+    done = prepare(recipe(tiny, [{"source": str(photos), "split": "train[:2]"}]), tmp_path / "out")
+    rows = open_source(load_recipe(done.recipe).data[0])
+    assert [rows.table[n]["images"] for n in range(2)] == [[(photos / f"{n}.jpg").read_bytes()] for n in range(2)]
+
+
+def test_videos_are_linked(tiny, tmp_path):
+    """LLaVA-Video's rows name files, FineVideo's hold bytes."""
+    split = split_of("llava_video_178k")
+    one = recipe(
+        tiny, [{"source": "llava_video_178k", "fixture": True, "split": split}, {"source": "finevideo", "fixture": True}]
+    )
+    done = prepare(one, tmp_path / "out")
+    files, held = (open_source(section) for section in load_recipe(done.recipe).data)
+    original = open_source(one.data[0]).record(0).videos[0].ref
+    kept = files.record(0).videos[0].ref
+    assert kept.is_relative_to(tmp_path / "out")
+    assert kept.samefile(original)
+    assert held.record(0).videos[0].ref.read_bytes() == open_source(one.data[1]).record(0).videos[0].ref
+
+
+# --- what is left out --------------------------------------------------------------------------------------------
+
+
+def test_rows_that_cannot_be_used_are_listed(tiny, tmp_path, photos):
+    done = prepare(recipe(tiny, [{"source": str(photos), "split": "train[1:]"}]), tmp_path / "out")
+    assert left_out(done) == [
+        (2, "no such picture"), (4, "damaged picture"), (6, "empty answer"), (8, "not valid JSON"),
+    ]  # fmt: skip
+    entry = json.loads(done.left_out.read_text().splitlines()[1])
+    assert entry["source"] == str(photos)
+    assert "4.jpg" in entry["where"]
+    (source,) = done.sources
+    assert (source.rows, sum(source.left_out.values())) == (5, 4)
+    opened = open_source(load_recipe(done.recipe).data[0])
+    assert [opened.table[n]["row"] for n in range(5)] == [1, 3, 5, 7, 9]
+    assert {opened.record(n).responses[0].text for n in range(5)} == {f"photo {n}" for n in (1, 3, 5, 7, 9)}
+
+
+def test_lists_of_rows_to_leave_out_are_applied(tiny, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    entry = {"source": "scenes", "name": None, "split": "train", "row": 1, "reason": "near-duplicate", "of": "scenes[0]"}
+    listed.write_text(json.dumps(entry) + "\n")
+    one = recipe(tiny, [{"source": "scenes", "split": "train[:4]", "exclude": [str(listed)]}])
+    done = prepare(one, tmp_path / "out")
+    again = load_recipe(done.recipe)
+    assert again.data[0].exclude == ()
+    opened = open_source(again.data[0])
+    assert [opened.table[n]["row"] for n in range(3)] == [0, 2, 3]
+    assert keys(again, 9) == keys(one, 9)
+
+
+def test_nothing_left_is_an_error(tiny, tmp_path, photos):
+    with pytest.raises(DataError, match=r"none of its 1 rows can be used \(1 no such picture\)"):
+        prepare(recipe(tiny, [{"source": str(photos), "split": "train[2:3]"}]), tmp_path / "out")
+
+
+def test_streams_need_a_number_of_rows(tiny, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "shards").mkdir()
+    rows = [{"prompt": f"What is {n}?", "completion": f"{n}."} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "shards" / "train-0.parquet")
+    one = recipe(tiny, [{"source": str(tmp_path / "shards"), "streaming": True}])
+    with pytest.raises(DataError, match="a stream has no end; say how many rows with --rows"):
+        prepare(one, tmp_path / "out")
+    done = prepare(one, tmp_path / "out", rows=4)
+    opened = open_source(load_recipe(done.recipe).data[0])
+    before = open_source(one.data[0], seed=one.run.seed)
+    assert [opened.record(n).responses for n in range(4)] == [before.record(n).responses for n in range(4)]
+
+
+# --- interrupted, again, otherwise -------------------------------------------------------------------------------
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from smolforge.recipe import load_recipe
+from smolforge.sourcing.prepare import prepare
+prepare(load_recipe(sys.argv[1]), Path(sys.argv[2]), shard_rows=8)
+"""
+
+
+def test_killed_it_goes_on_from_the_last_whole_shard(tiny, tmp_path):
+    one = recipe(tiny, [{"source": "scenes", "split": "train[:240]"}])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(one.model_dump(mode="json", exclude_unset=True)))
+    out = tmp_path / "out"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(file), str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 100
+    while len(list(out.glob("data-0-scenes/.shards/0*.json"))) < 2:
+        assert child.poll() is None, "it was over before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (out / "recipe.yaml").exists()
+    assert not (out / "data-0-scenes" / "smolforge.json").exists()
+    shards = {path: path.stat().st_mtime_ns for path in out.glob("data-0-scenes/data-*.arrow")}
+    finished = len(list(out.glob("data-0-scenes/.shards/0*.json")))
+    assert finished < 30
+    done = prepare(load_recipe(file), out, shard_rows=8)
+    assert done.sources[0].rows == 240
+    kept = [path for path, changed in shards.items() if path.stat().st_mtime_ns == changed]
+    assert len(kept) >= finished
+    assert keys(load_recipe(done.recipe), 20) == keys(one, 20)
+
+
+def test_a_second_run_writes_nothing(tiny, tmp_path):
+    one = recipe(tiny, [{"source": "scenes", "split": "train[:4]"}])
+    first = prepare(one, tmp_path / "out")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if "data-0" in str(path)}
+    second = prepare(one, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert (first.sources[0].fresh, second.sources[0].fresh) == (True, False)
+    assert second.sources[0].rows == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data": [{"source": "scenes", "split": "train[:5]"}]}, "section: .*available: 4 -> 5"),
+        ({"batch": {"examples": 4, "row_tokens": 64}}, "row_tokens: 2048 -> 64"),
+        ({"objective": {"kind": "dpo", "beta": 0.1}}, "objective"),
+    ],
+)
+def test_another_recipe_is_refused(tiny, tmp_path, changed, words):
+    prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]), tmp_path / "out")
+    other = recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]).model_dump(mode="json", exclude_unset=True)
+    with pytest.raises(DataError, match=f"was prepared otherwise .*{words}"):
+        prepare(parse_recipe(other | changed), tmp_path / "out")
+
+
+def test_what_is_not_ours_is_left_alone(tiny, tmp_path):
+    folder = tmp_path / "out" / "data-0-scenes"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="data-0-scenes: holds something else; choose another folder"):
+        prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]), tmp_path / "out")
+
+
+def test_two_at_once_are_refused(tiny, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="out: another preparation works in it"):
+            prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]), out)
+
+
+def test_the_disk_must_hold_it(tiny, tmp_path):
+    """Known after the first shard; what was written stays, and with space it goes on."""
+    one = recipe(tiny, [{"source": "scenes", "split": "train[:24]"}])
+    answers = iter([10**12, 0])
+    with pytest.raises(DataError, match=r"the disk has 0 B free; 16 more rows take about \d+\.\d kB, and 500\.0 MB stay free"):
+        prepare(one, tmp_path / "out", shard_rows=8, free=lambda folder: next(answers))
+    assert len(list((tmp_path / "out").rglob("data-*.arrow"))) == 1
+    assert prepare(one, tmp_path / "out", shard_rows=8).sources[0].rows == 24
+
+
+def test_the_folder_is_one_that_datasets_reads(tiny, tmp_path):
+    import datasets
+
+    done = prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]), tmp_path / "out")
+    rows = datasets.load_from_disk(str(done.sources[0].folder))
+    assert (len(rows), set(rows.column_names)) == (4, {"record", "images", "videos", "tokens", "tiles", "row"})
