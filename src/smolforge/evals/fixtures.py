@@ -227,6 +227,7 @@ def _video(file: Path, number: int) -> int:
 
 FIXTURES: dict[str, Callable[[Path], None]] = {
     "scenes": lambda folder: None,  # drawn in any case
+    "clips": lambda folder: None,
     "coco_caption": _coco_caption,
     "docvqa": _docvqa,
     "textvqa": _textvqa,

@@ -9,6 +9,7 @@ from smolforge.evals.benchmarks import (
     amber,
     chair,
     chartqa,
+    clips,
     coco_caption,
     docvqa,
     mlvu,
@@ -26,6 +27,7 @@ from smolforge.evals.preference import PREFERENCE
 
 BENCHMARKS: dict[str, Benchmark] = {
     "scenes": scenes.BENCHMARK,
+    "clips": clips.BENCHMARK,
     "coco_caption": coco_caption.BENCHMARK,
     "docvqa": docvqa.BENCHMARK,
     "textvqa": textvqa.BENCHMARK,
