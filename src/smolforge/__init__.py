@@ -20,6 +20,8 @@ from smolforge.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from smolforge.building import Built
+    from smolforge.checking import Check
     from smolforge.description import Description
     from smolforge.estimating import Estimate
     from smolforge.evals.results import Task
@@ -31,7 +33,37 @@ if TYPE_CHECKING:
     from smolforge.recipe import ImagesSection, Recipe
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "describe", "estimate", "evaluate", "export", "generate", "load", "merge", "push", "score", "train"]
+__all__ = [
+    "UserError", "build", "check", "describe", "estimate", "evaluate", "export", "generate", "load", "merge", "push", "score",
+    "train",
+]  # fmt: skip
+
+
+def build(
+    out: str | Path,
+    *,
+    vision: str | None = None,
+    text: str | None = None,
+    preset: str | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    **changes: Any,
+) -> Built:
+    """Put a SmolVLM together from a SigLIP and a SmolLM2, as a folder in Hugging Face's format.
+
+    Args:
+        vision: SigLIP by folder or Hub name; fresh weights of the preset's shape when left out.
+        text: SmolLM2 by folder, Hub name or .gguf file; fresh weights when left out.
+        preset: shapes that the parts must have, such as smolvlm2-256m; the parts' own when left out.
+        changes: image_size (pixels), shuffle (factor), longest_edge (pixels), rope_base, context (positions), model_type.
+
+    Raises:
+        UserError: the parts do not fit together; the message has the numbers.
+    """
+    from smolforge.building import Changes
+    from smolforge.building import build as build_
+
+    return build_(Path(out), vision=vision, text=text, preset=preset, changes=Changes(**changes), dtype=dtype, seed=seed)
 
 
 def load(
@@ -64,17 +96,19 @@ def generate(
     prompt: str,
     *,
     images: Sequence[str | Path | bytes | Image] = (),
+    videos: Sequence[str | Path | bytes] = (),
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
 ) -> Answer:
-    """Answer a prompt about pictures, or about nothing but itself.
+    """Answer a prompt about pictures and videos, or about nothing but itself.
 
     Args:
         model: from `load`, or a name to load.
         images: paths, addresses, encoded bytes or PIL pictures; they stand before the prompt.
+        videos: files, folders of frames or encoded bytes; they stand between pictures and prompt.
         temperature: 0 takes the likeliest token; 1 draws from the model's own distribution.
 
     Raises:
@@ -83,11 +117,12 @@ def generate(
     from smolforge.data.pipeline import prepare
     from smolforge.generation import Sampling
     from smolforge.generation import generate as generate_
-    from smolforge.records import Media, Message, Part, Record
+    from smolforge.records import Media, Message, Part, Record, Video
 
     loaded = load(model) if isinstance(model, str) else model
     pictures = [Media(ref=Path(i) if isinstance(i, str) and "://" not in i and not i.startswith("data:") else i) for i in images]
-    content: tuple[Part, ...] = (*pictures, prompt)
+    films = [Video(ref=Path(video) if isinstance(video, str) else video) for video in videos]
+    content: tuple[Part, ...] = (*pictures, *films, prompt)
     record = Record(id="0", source="prompt", messages=(Message(role="user", content=content),), responses=())
     example = prepare(record, loaded.renderer, reserve=max_new_tokens)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
@@ -192,6 +227,22 @@ def train(recipe: Recipe | str | Path, *overrides: str) -> Path:
     if isinstance(recipe, Recipe) and overrides:
         raise UserError("overrides are for recipe files", mend="build the Recipe with these settings")
     return train_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
+
+
+def check(recipe: Recipe | str | Path, *, sample: int = 200) -> Check:
+    """What a recipe's data will do to its run; reads no weights.
+
+    Args:
+        recipe: file, or built `Recipe`.
+        sample: rows of each source that are looked at.
+
+    Raises:
+        UserError: the recipe's tokenizer or a source cannot be opened.
+    """
+    from smolforge.checking import check as check_
+    from smolforge.recipe import Recipe, load_recipe
+
+    return check_(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), sample=sample)
 
 
 def merge(run: str, out: str | Path, *, dtype: str | None = None) -> Merged:

@@ -8,28 +8,21 @@ runs/quickstart/         the preference run that goes on from it, its scores on 
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from smolforge.data.media import ImageSpec
-from smolforge.data.sources.scenes import PROMPT, SIZE, scene
-from smolforge.data.tokenizer import token_ids, train_tokenizer, write_processor
 from smolforge.errors import UserError
 from smolforge.evals.evaluate import Wanted, evaluate
 from smolforge.files import write_whole
 from smolforge.loading import load
-from smolforge.model.build import assemble
-from smolforge.model.presets import PRESETS
 from smolforge.recipe import Recipe, parse_recipe
-from smolforge.training.checkpoint import processor_files, save_model
+from smolforge.tiny import assemble_tiny
 from smolforge.training.loop import train
 
 HELD_OUT = 200  # captions that are scored
 LONGEST = 64  # tokens of a caption, with room to spare: three objects take 34
-TOKENIZER_SCENES = 1000  # captions the tokenizer learns from
 SFT_STEPS, DPO_STEPS = 240, 80
 
 
@@ -96,18 +89,6 @@ def dpo_recipe(folder: Path, *, steps: int = DPO_STEPS) -> Recipe:
 def held_out(source: str) -> dict[str, Any]:
     """Scenes that neither stage learns from, the same in both."""
     return {"data": [{"source": source, "split": f"test[:{HELD_OUT}]"}], "samples": 12, "max_new_tokens": LONGEST}
-
-
-def assemble_tiny(folder: Path) -> None:
-    """Write a checkpoint of the family's architecture with about a million parameters and its own tokenizer."""
-    shape = PRESETS["tiny"]
-    texts = [PROMPT, *(scene(0, index).caption for index in range(TOKENIZER_SCENES))]
-    tokenizer = train_tokenizer(texts, vocab=shape.vocab)
-    model = assemble(shape, **token_ids(tokenizer))
-    spec = ImageSpec(tile=SIZE, longest_edge=SIZE)
-    with tempfile.TemporaryDirectory() as draft:
-        write_processor(Path(draft), tokenizer, spec, image_tokens=shape.image_tokens, context=shape.context)
-        save_model(folder, model, processor_files(Path(draft)))
 
 
 def measure(model: Path, out: Path) -> dict[str, float | None]:

@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from smolforge.cli.building import add as add_build
+from smolforge.cli.checking import add as add_check
+from smolforge.cli.data import add as add_data
 from smolforge.cli.evaluating import evaluate
 from smolforge.cli.verbs import (
     compare,
@@ -42,23 +45,35 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--steps", type=_positive, default=240, help="steps of supervised training (default: %(default)s)")
     verb.add_argument("--dpo-steps", type=_positive, default=80, help="steps of preference training (default: %(default)s)")
 
+    add_build(verbs, _verb)
+    add_data(verbs, _verb)
+    add_check(verbs, _verb)
+
     verb = _verb(
         verbs, train, "run a recipe, or go on with it",
         "smolforge train recipes/captions.yaml data.0.source=my_pictures",
         "smolforge train recipes/captions.yaml model.dtype=bfloat16 batch.row_tokens=4096 run.dir=runs/mine",
+        "smolforge train recipes/smolvlm2-256m-vision.yaml --set run.steps=20 --tiny",
     )  # fmt: skip
     verb.add_argument("recipe", help="YAML file; recipes/ holds examples")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as run.steps=100")
+    verb.add_argument("--set", nargs="+", default=(), metavar="key=value", help="the same")
+    verb.add_argument(
+        "--tiny", action="store_true",
+        help="try the recipe: a model of a million parameters on a few drawn rows of each source, 20 steps, in runs/tiny",
+    )  # fmt: skip
 
     verb = _verb(
-        verbs, generate, "answer a prompt about pictures or text",
+        verbs, generate, "answer a prompt about pictures, videos or text",
         'smolforge generate HuggingFaceTB/SmolVLM-256M-Instruct --image cat.jpg --prompt "What is this?"',
         'smolforge generate runs/captions --image a.jpg --image b.jpg --prompt "What changed?" --json',
+        'smolforge generate HuggingFaceTB/SmolVLM2-256M-Video-Instruct --video cat.mp4 --prompt "What happens?"',
         'smolforge generate SmolLM2-135M-Instruct.gguf --prompt "What is the capital of France?"',
     )  # fmt: skip
     _model_options(verb)
     verb.add_argument("--prompt", required=True, help="the question or instruction")
     verb.add_argument("--image", action="append", default=[], metavar="PATH_OR_URL", help="a picture; give it again for more")
+    verb.add_argument("--video", action="append", default=[], metavar="PATH", help="a video or folder of frames; again for more")
     verb.add_argument("--longest-edge", type=_positive, help="longest edge of a picture in pixels: smaller is faster")
     verb.add_argument("--max-new-tokens", type=_positive, default=64, help="longest answer (default: %(default)s)")
     verb.add_argument("--temperature", type=_not_negative, default=0.0, help="0 takes the likeliest token (default)")
@@ -202,9 +217,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: argparse._SubParsersAction, run: Callable, about: str, *examples: str) -> argparse.ArgumentParser:
+def _verb(
+    verbs: argparse._SubParsersAction, run: Callable, about: str, *examples: str, name: str | None = None
+) -> argparse.ArgumentParser:
+    """A verb called like its function, or `name`."""
     verb: argparse.ArgumentParser = verbs.add_parser(
-        run.__name__, help=about, description=about[0].upper() + about[1:] + ".",
+        name or run.__name__, help=about, description=about[0].upper() + about[1:] + ".",
         epilog="examples:\n  " + "\n  ".join(examples), formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verb.add_argument("--debug", action="store_true", help="show the traceback of an error")

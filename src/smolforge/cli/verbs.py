@@ -31,7 +31,13 @@ def quickstart(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     from smolforge.recipe import load_recipe
 
-    recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: a misspelt key answers at once
+    overrides = (*options.overrides, *options.set)
+    recipe = load_recipe(options.recipe, overrides)  # before torch is imported: a misspelt key answers at once
+    if options.tiny:
+        from smolforge.tiny import shrink
+
+        recipe = shrink(options.recipe, overrides)
+        print("tiny: the same run with a model of a million parameters, on a few drawn rows of each source", file=sys.stderr)
     print(f"loading {recipe.model.name}", file=sys.stderr)
     from smolforge.report import write_report
     from smolforge.training.loop import train
@@ -48,8 +54,8 @@ def generate(options: argparse.Namespace) -> int:
     model = smolforge.load(options.model, dtype=options.dtype, device=options.device, images=images)
     _tell(model)
     answer = smolforge.generate(
-        model, options.prompt, images=options.image, max_new_tokens=options.max_new_tokens, temperature=options.temperature,
-        top_p=options.top_p, top_k=options.top_k, seed=options.seed,
+        model, options.prompt, images=options.image, videos=options.video, max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature, top_p=options.top_p, top_k=options.top_k, seed=options.seed,
     )  # fmt: skip
     for change in answer.changes:
         print(f"smolforge: the prompt was too long: {change}", file=sys.stderr)
