@@ -183,17 +183,16 @@ def _facts(stream: Stream, sample: Sample, sections: Sequence[DataSection], *, l
     found = []
     for number, source in enumerate(stream.sources):
         again = names[:number].count(names[number])
-        found.append(
-            source_facts(
-                *sample.of(number),
-                label=names[number] + (f" #{again + 1}" if again else ""),
-                modality=source.modality,
-                rows=None if source.endless else len(source),
-                share=shares[number],
-                came=sample.came[number],
-                examples=shares[number] * last,
-            )
+        facts = source_facts(
+            *sample.of(number),
+            label=names[number] + (f" #{again + 1}" if again else ""),
+            modality=source.modality,
+            rows=None if source.endless else len(source),
+            share=shares[number],
+            came=sample.came[number],
+            examples=shares[number] * last,
         )
+        found.append(replace(facts, drawn=sections[number].fixture))
     return tuple(found)
 
 

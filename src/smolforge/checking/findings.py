@@ -197,7 +197,7 @@ def held_otherwise(known: Known) -> Iterator[Finding]:
 
 def by_heart(known: Known) -> Iterator[Finding]:
     for number, one in enumerate(known.sources):
-        if one.epochs is not None and one.epochs > MANY_EPOCHS:
+        if one.epochs is not None and one.epochs > MANY_EPOCHS and not one.drawn:
             yield _warning(
                 f"data.{number} {one.label}", f"its {one.rows:,} rows come up {one.epochs:.0f} times each",
                 "lower its weight or run.steps, or bring more rows; answers repeated so often are learnt by heart",

@@ -70,7 +70,7 @@ def happened(one: SourceFacts) -> str:
 def shares(one: SourceFacts, scored: float) -> str:
     """How much of the run a source is, in words."""
     size = "a stream" if one.rows is None else f"{one.rows:,} rows"
-    passes = "" if one.epochs is None else f", {one.epochs:.3g} epochs"
+    passes = "" if one.epochs is None else f", {one.epochs:,.1f} epochs"
     return f"{one.share:.1%} of the examples (first ones {one.came:.1%}), {scored:.1%} of what is supervised, {size}{passes}"
 
 

@@ -64,6 +64,7 @@ class SourceFacts:
     commonest: tuple[str, int] = ("", 0)  # the answer that most rows have, and how many
     unscored: int = 0  # rows without a token that is learnt
     needs: int = 0  # tokens of its longest example, were it not reduced
+    drawn: bool = False  # a few drawn rows stand for it
 
     @property
     def epochs(self) -> float | None:

@@ -81,7 +81,7 @@ def _mixture(sources: Sequence[SourceFacts]) -> Html:
     head = ("source", "says", "share", "came first", "of supervised", "rows", "epochs", "tokens", "supervised", "tiles")
     rows = []
     for one, scored in zip(sources, scored_shares(sources)):
-        passes = "–" if one.epochs is None else f"{one.epochs:.3g}"
+        passes = "–" if one.epochs is None else f"{one.epochs:,.1f}"
         size = "stream" if one.rows is None else f"{one.rows:,}"
         rows.append(
             (
