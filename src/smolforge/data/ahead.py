@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -53,10 +54,12 @@ def prepared(
             yield made, time.monotonic() - began
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork, and it says so each time
-    loader = DataLoader(
-        _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, collate_fn=_as_it_is,
-        worker_init_fn=_ignore_signals, multiprocessing_context=method,
-    )  # fmt: skip
+    with warnings.catch_warnings():  # the recipe's number is meant, whatever cores this machine has
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, collate_fn=_as_it_is,
+            worker_init_fn=_ignore_signals, multiprocessing_context=method,
+        )  # fmt: skip
     began = time.monotonic()
     try:
         for made in loader:

@@ -10,6 +10,7 @@ V vocabulary, H heads, G key-value heads, E head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from smolforge.data.batch import PackedBatch
 from smolforge.model.adapters import Adapters, Virtual, linear
 from smolforge.model.attention import Attend, Prefix, behind, tree_attention
+from smolforge.model.build import count_parameters
 
 TILE_CHUNK = 16  # tiles the vision tower takes at a time
 HEAD_CHUNK = 2**26  # logits held at a time, in elements
@@ -52,6 +54,8 @@ class TreeModel(nn.Module):
         self.virtual: nn.Module | None = None  # what makes virtual tokens, where the adapters are such
         self.thaws: tuple[str, ...] = ()  # parts that train from a later step on
         self.gradient_checkpointing = gradient_checkpointing
+        self.computes: torch.dtype | None = None  # where the weights are kept in another dtype than the passes run in
+        self.around_layer: Callable[..., torch.Tensor] | None = None  # runs `layer` with what it needs put in place
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -112,7 +116,8 @@ class TreeModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder.embed_tokens.weight.dtype
+        """What the passes run in."""
+        return self.computes or self.decoder.embed_tokens.weight.dtype
 
     @property
     def boundary(self) -> Literal["vision", "connector"] | None:
@@ -133,6 +138,14 @@ class TreeModel(nn.Module):
         return self._patches * self.vision.config.hidden_size
 
     @property
+    def tile_cost(self) -> float:
+        """What the tower does for a tile, in tokens of the decoder: both cost about twice their parameters a patch or token."""
+        if not self.has_vision:
+            return 0.0
+        counts = count_parameters(self.whole)
+        return self._patches * counts["vision"][0] / counts["decoder"][0]
+
+    @property
     def _patches(self) -> int:
         return (self.vision.config.image_size // self.vision.config.patch_size) ** 2
 
@@ -151,7 +164,7 @@ class TreeModel(nn.Module):
     def embed(self, batch: PackedBatch) -> torch.Tensor:
         """Token embeddings with the pictures' features in their placeholders, (L, D)."""
         hidden = self.decoder.embed_tokens(batch.input_ids)  # (L, D)
-        if not len(batch.run_tiles):
+        if not len(batch.tiles) and batch.features is None:
             return hidden
         features = self.image_features(batch)  # (T, S, D)
         size = features.shape[1]
@@ -214,12 +227,16 @@ class TreeModel(nn.Module):
             positions = torch.cat([torch.arange(rows, device=positions.device), positions])
             attends = [behind(attend, rows) for attend in attends]
         cos, sin = self.decoder.rotary_emb(hidden, positions[None])  # (1, n + L, E) each
+        run = self.around_layer or self.layer
         for layer, attend, prefix in zip(self.decoder.layers, attends, prefixes, strict=True):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(decoder_layer, layer, hidden, cos, sin, attend, prefix, use_reentrant=False)
-            else:
-                hidden = decoder_layer(layer, hidden, cos, sin, attend, prefix)
+            hidden = run(layer, hidden, cos, sin, attend, prefix)
         return self.decoder.norm(hidden[rows:])
+
+    def layer(self, layer: Any, *given: Any) -> torch.Tensor:
+        """`decoder_layer`, whose activations are kept or computed again: (L, D) -> (L, D)."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(decoder_layer, layer, *given, use_reentrant=False)
+        return decoder_layer(layer, *given)
 
     def log_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """log p(target) from the hidden states that predict them: (K, D), (K,) -> (K,) float32, logits in chunks."""

@@ -4,6 +4,8 @@
         optimizer.safetensors           moments, step counts, float32 master weights
         state.json                      step, recipe, best loss, what was dropped so far
 
+Processes that share a model's weights write a file of moments each (shards.py) into the same folder, and the first the rest.
+
 Everything is written into a folder with another name, flushed to the disk and renamed. Random draws need no state: they are
 functions of (seed, step).
 """
@@ -15,18 +17,22 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from smolforge.data.processor import gguf_tokenizer
 from smolforge.errors import CheckpointError
 from smolforge.model.adapters import Adapters
 from smolforge.model.build import quiet
+from smolforge.training.shards import WHOLE, Share, read_tensors, write_shard
+
+if TYPE_CHECKING:
+    from smolforge.training.sharding import Sharding
 
 PROCESSOR_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -65,10 +71,49 @@ def save_checkpoint(
 
     def write(draft: Path) -> None:
         _write_model(draft, model, processor)
-        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, draft / "optimizer.safetensors")
-        (draft / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, draft / WHOLE)
+        _write_state(draft, state)
 
     _write_whole(folder, write)
+
+
+def save_shards(
+    folder: Path,
+    model: Any,
+    processor: dict[str, bytes],
+    optimizer: dict[str, torch.Tensor],
+    state: dict[str, Any],
+    sharding: Sharding,
+) -> None:
+    """Write a checkpoint from all processes at once, atomically.
+
+    Args:
+        optimizer: this process's rows.
+
+    Raises:
+        CheckpointError: on every process, when one of them could not write.
+    """
+    runtime, draft = sharding.runtime, _draft(folder)
+
+    def act(write: Callable[[], None], *, main: bool = True) -> None:
+        failed: CheckpointError | None = None
+        try:
+            if runtime.is_main or not main:
+                write()
+        except (OSError, SafetensorError) as error:
+            failed = _failure(folder, error)
+        if whose := [one for one in runtime.gather(failed and (failed.what, failed.mend)) if one]:
+            if runtime.is_main:
+                shutil.rmtree(draft, ignore_errors=True)
+            raise CheckpointError(whose[0][0], where=folder, mend=whose[0][1])
+
+    act(lambda: _begin(draft))
+    rank, world = runtime.rank, runtime.world
+    act(lambda: write_shard(draft, optimizer, sharding.rows(), rank=rank, world=world), main=False)
+    with sharding.gathered():
+        act(lambda: _write_model(draft, model, processor))
+    act(lambda: _write_state(draft, state))
+    act(lambda: _put_in_place(draft, folder))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -83,15 +128,18 @@ def clear_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def load_state(checkpoint: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """(state, optimizer tensors) of a checkpoint.
+def load_state(checkpoint: Path, share: Share | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """(state, optimizer tensors) of a checkpoint, whatever number of processes wrote it.
+
+    Args:
+        share: which rows of each parameter's tensors are wanted; all when left out.
 
     Raises:
         CheckpointError: damaged on the disk.
     """
     try:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        return state, load_file(checkpoint / "optimizer.safetensors")
+        return state, read_tensors(checkpoint, share)
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot be read ({error})", where=checkpoint, mend="delete it, and the run goes on from the one before"
@@ -129,31 +177,51 @@ def _write_model(draft: Path, model: Any, processor: dict[str, bytes]) -> None:
         (draft / name).write_bytes(content)
 
 
-def _write_whole(folder: Path, write: Any) -> None:
-    draft = folder.with_name(folder.name + UNFINISHED)
+def _write_state(draft: Path, state: dict[str, Any]) -> None:
+    (draft / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    draft = _draft(folder)
     try:
-        if draft.exists():
-            shutil.rmtree(draft)
-        draft.mkdir(parents=True)
+        _begin(draft)
         write(draft)
-        for path in (*draft.iterdir(), draft):
-            _flush(path)
-        if folder.exists():  # a rename cannot replace a folder that has content: step aside first
-            old = folder.with_name(f"{folder.name}.old{UNFINISHED}")
-            if old.exists():
-                shutil.rmtree(old)
-            folder.rename(old)
-            draft.rename(folder)
-            shutil.rmtree(old)
-        else:
-            draft.rename(folder)
-        _flush(folder.parent)
+        _put_in_place(draft, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        what = "the disk is full" if full else f"cannot be written ({error})"
-        mend = "free some space and run the same command again: it goes on from the last checkpoint"
-        raise CheckpointError(what, where=folder, mend=mend) from error
+        raise _failure(folder, error) from error
+
+
+def _draft(folder: Path) -> Path:
+    return folder.with_name(folder.name + UNFINISHED)
+
+
+def _begin(draft: Path) -> None:
+    if draft.exists():
+        shutil.rmtree(draft)
+    draft.mkdir(parents=True)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    for path in (*draft.iterdir(), draft):
+        _flush(path)
+    if folder.exists():  # a rename cannot replace a folder that has content: step aside first
+        old = folder.with_name(f"{folder.name}.old{UNFINISHED}")
+        if old.exists():
+            shutil.rmtree(old)
+        folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old)
+    else:
+        draft.rename(folder)
+    _flush(folder.parent)
+
+
+def _failure(folder: Path, error: Exception) -> CheckpointError:
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    what = "the disk is full" if full else f"cannot be written ({error})"
+    mend = "free some space and run the same command again: it goes on from the last checkpoint"
+    return CheckpointError(what, where=folder, mend=mend)
 
 
 def _flush(path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -26,7 +27,15 @@ from smolforge.objectives import Counts, Objective, Shared, total_counts
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
 from smolforge.recipe import COMPONENTS
-from smolforge.training.checkpoint import checkpoint_name, checkpoint_steps, load_state, prune, save_checkpoint, save_model
+from smolforge.training.checkpoint import (
+    checkpoint_name,
+    checkpoint_steps,
+    load_state,
+    prune,
+    save_checkpoint,
+    save_model,
+    save_shards,
+)
 from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
 from smolforge.training.runtime import Runtime
@@ -83,8 +92,11 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     for part in COMPONENTS:
         if recipe.freeze.until(part) >= run.steps:
             tracking.say(f"{part} stays frozen: freeze.{part} is {recipe.freeze.until(part)}, and the run has {run.steps} steps")
-    rows = ", ".join(f"{source.name} {len(source):,} rows" for source in run.stream.sources)
+    sources = run.stream.sources
+    rows = ", ".join(f"{one.name} {'stream' if one.endless else f'{len(one):,} rows'}" for one in sources)
     tracking.say(f"{rows}; {run.steps} steps of {recipe.batch.examples} examples, {run.folder}")
+    for line in run.stream.tree(run.steps) if len(sources) > 1 else ():
+        tracking.say(line)
     if runtime.is_main:
         run.folder.mkdir(parents=True, exist_ok=True)
         settings = recipe.model_dump(mode="json")
@@ -98,7 +110,7 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     compute_ahead(run, runtime, tracking)
     if not recipe.eval.data:
         tracking.say("no eval.data: before and after are measured on training examples")
-    with as_it_began(run):
+    with as_it_began(run), run.whole():
         measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime, at_start=True)
         state.before = measured.means
         for line in measured.tally.lines():
@@ -130,10 +142,11 @@ def compute_ahead(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
         return
     began = time.monotonic()
     held = range(min(recipe.eval.examples, run.eval_stream.num_rows))
-    keep_references(run.fixed, run.eval_stream, held, runtime, tracking.say, what="held-out examples")
-    if run.objective.needs_reference:
-        places = run.stream.distinct(run.steps * recipe.batch.examples)
-        keep_references(run.fixed, run.stream, places, runtime, tracking.say, what="training examples")
+    with run.whole():
+        keep_references(run.fixed, run.eval_stream, held, runtime, tracking.say, what="held-out examples")
+        if run.objective.needs_reference:
+            places = run.stream.distinct(run.steps * recipe.batch.examples)
+            keep_references(run.fixed, run.stream, places, runtime, tracking.say, what="training examples")
     state.prepare_seconds = time.monotonic() - began
 
 
@@ -180,11 +193,29 @@ def look(run: Setup, rows: Sequence[PackedBatch], runtime: Runtime) -> Shared:
         return {}
     run.model.eval()
     sums: Counts = dict.fromkeys(objective.looked, 0.0)
-    for row in rows:
-        row = run.fixed.add(row.to(runtime.device), compare=True)
-        for name, value in objective.look(run.model(row), row).items():
-            sums[name] += value
+    with run.whole():
+        for row in rows:
+            row = run.fixed.add(row.to(runtime.device), compare=True)
+            for name, value in objective.look(run.model(row), row).items():
+                sums[name] += value
     return objective.share(dict(zip(sums, runtime.sum([*sums.values()]))))
+
+
+def level(run: Setup, rows: Sequence[PackedBatch], runtime: Runtime) -> Iterator[PackedBatch]:
+    """A step's rows on the device, with all that stays the same; where weights are sharded, filled up with blanks until every
+    process has as many."""
+    compare = run.objective.needs_reference
+    add = partial(run.fixed.add, compare=compare)
+    if run.sharding:
+        return run.sharding.level(rows, add, ahead=compare or run.objective.own_words, compared=compare)
+    return (add(row.to(runtime.device)) for row in rows)
+
+
+def sum_gradients(run: Setup, runtime: Runtime) -> None:
+    """Over all processes; of sharded weights the backward passes have summed them."""
+    gradients = run.optimizer.gradients()
+    if not run.sharding:
+        runtime.sum_gradients(gradients.values())
 
 
 def refuse_not_finite(loss: torch.Tensor, row: PackedBatch) -> None:
@@ -221,6 +252,8 @@ def thaw(run: Setup, tracking: Tracking) -> None:
     section, step = run.recipe.freeze, run.progress.step
     if parts := thaws(section, step):
         apply_freeze(run.model.model, section, step=step)
+        if run.sharding:
+            run.sharding.refresh()
         run.optimizer.extend(run.model.whole)
         run.progress.pictures_checked = False
         tracking.say(f"step {step}: {' and '.join(parts)} {'trains' if len(parts) == 1 else 'train'} from here on")
@@ -249,22 +282,25 @@ def log(
     tracking: Tracking,
     means: dict[str, float],
     *,
-    examples: float,
-    tokens: float,
+    pace: dict[str, float],
     norm: float,
     factor: float,
 ) -> None:
-    """One step's figures, to the bar, the log file and the trackers. `examples` and `tokens` are rates a second."""
+    """One step's figures, to the bar, the log file and the trackers.
+
+    Args:
+        pace: examples and tokens a second, and the share of the step that this process waited for its data.
+    """
     step, recipe = run.progress.step, run.recipe
     joules = energy(runtime.device)
     if joules is not None:
         run.progress.joules += joules - (joules if tracking.joules is None else tracking.joules)
         tracking.joules = joules
-    if not examples:
+    if not pace["examples/s"]:
         tracking.say(f"step {step}: no usable example, nothing learnt")
         return
     rate = factor * run.optimizer.peak
-    figures = means | {"lr": rate, "grad_norm": norm, "examples/s": examples, "tokens/s": tokens}
+    figures = means | {"lr": rate, "grad_norm": norm} | pace
     tracking.step(step, figures)
     if step % recipe.run.log_every == 0 or step == run.steps:
         tracking.write("train", step, figures)
@@ -277,15 +313,16 @@ def evaluate(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     state, section = run.progress, run.recipe.run
     if not section.eval_every or (state.step % section.eval_every and state.step < run.steps):
         return
-    metrics = held_out(run.fixed, run.eval_stream, run.recipe.eval, runtime).means
+    with run.whole():
+        metrics = held_out(run.fixed, run.eval_stream, run.recipe.eval, runtime).means
+        if state.step < run.steps:  # after the last step `finish` does
+            sample(run, runtime, f"step-{state.step}")
     state.latest, state.latest_step = metrics, state.step
     tracking.write("eval", state.step, metrics)
     runtime.track({f"eval/{name}": value for name, value in metrics.items()}, state.step)
     words = [f"{name.removeprefix('accuracy/')} {metrics[name]:.1%}" for name in metrics if name.startswith("accuracy/")]
     preferred = f"; chosen preferred by {', '.join(words)}" if words else ""
     tracking.say(f"step {state.step}: held-out loss {metrics['loss']:.4f}{preferred}")
-    if state.step < run.steps:  # after the last step `finish` does
-        sample(run, runtime, f"step-{state.step}")
     stopping, best, loss = section.early_stopping, state.best, metrics["loss"]
     state.waits = 0 if best is None or loss < best - (stopping.min_delta if stopping else 0.0) else state.waits + 1
     if best is None or loss < best:
@@ -304,10 +341,13 @@ def save_due(run: Setup) -> bool:
 def save(run: Setup, runtime: Runtime) -> None:
     """Write a checkpoint of this step, then delete the ones that are not kept."""
     state, section = run.progress, run.recipe.run
+    folder = run.folder / "checkpoints"
+    path, content = folder / checkpoint_name(state.step), state.to_json(run.recipe)
+    if run.sharding:
+        save_shards(path, run.model.saved, run.processor, run.state(), content, run.sharding)
+    elif runtime.is_main:
+        save_checkpoint(path, run.model.saved, run.processor, run.state(), content)
     if runtime.is_main:
-        folder = run.folder / "checkpoints"
-        path = folder / checkpoint_name(state.step)
-        save_checkpoint(path, run.model.saved, run.processor, run.state(), state.to_json(run.recipe))
         best = [state.best_step] if section.keep_best else []
         prune(folder, checkpoint_steps(folder)[-section.keep_last :] + best)
     runtime.wait()
@@ -317,9 +357,13 @@ def _go_back(run: Setup, step: int) -> None:
     """Put the weights of a kept checkpoint into the model."""
     checkpoint = run.folder / "checkpoints" / checkpoint_name(step)
     if run.model.adapters:
-        run.load_state(load_state(checkpoint)[1])
+        run.load_state(load_state(checkpoint, run.sharding.share if run.sharding else None)[1])
+        return
+    weights = load_model(checkpoint, dtype=run.model.dtype).state_dict()
+    if run.sharding:
+        run.sharding.take(weights)
     else:
-        run.model.model.load_state_dict(load_model(checkpoint, dtype=run.model.dtype).state_dict())
+        run.model.model.load_state_dict(weights)
 
 
 def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
@@ -335,13 +379,16 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
         _go_back(run, chosen)
         tracking.say(f"the model is that of step {chosen}, with the lowest held-out loss")
     after, comparisons = state.latest, list[Comparison]()
-    if state.latest_step != chosen or run.objective.compare:
-        measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime)
-        after, comparisons = measured.means, measured.comparisons
-    runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
-    if runtime.is_main:
+    with run.whole():
+        if state.latest_step != chosen or run.objective.compare:
+            measured = held_out(run.fixed, run.eval_stream, recipe.eval, runtime)
+            after, comparisons = measured.means, measured.comparisons
+        runtime.track({f"after/{name}": value for name, value in after.items()}, state.step)
         after |= sample(run, runtime, "after")
-        save_model(run.folder / "model", run.model.saved, run.processor)
+    with run.gathered():
+        if runtime.is_main:
+            save_model(run.folder / "model", run.model.saved, run.processor)
+    if runtime.is_main:
         preferences = {"before": by_source(read_comparisons(run.folder)), "after": by_source(comparisons)} if comparisons else {}
         tell_preferences(run, "after", comparisons, tracking)
         summary = {
@@ -351,7 +398,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
             "preferences": preferences,
             "steps": state.step,
             "trained": sum(trains for _, trains in count_parameters(run.model.whole).values()),
-            "rows": [len(source) for source in run.stream.sources],
+            "rows": [None if source.endless else len(source) for source in run.stream.sources],
             "seconds": state.seconds,
             "prepare_seconds": state.prepare_seconds,
             "peak_memory_bytes": peak_memory(runtime.device),

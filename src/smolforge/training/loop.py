@@ -14,6 +14,7 @@ from smolforge.training.chores import (
     finish,
     is_finished,
     is_over,
+    level,
     log,
     look,
     over_all,
@@ -23,6 +24,7 @@ from smolforge.training.chores import (
     save_due,
     start,
     stop_signals,
+    sum_gradients,
     tell_gradients,
     thaw,
     update,
@@ -41,7 +43,7 @@ def train(recipe: Recipe) -> Path:
     """
     runtime = Runtime(recipe.run)
     run = set_up(recipe, runtime)
-    state, model, objective, optimizer = run.progress, run.model, run.objective, run.optimizer
+    state, model, objective = run.progress, run.model, run.objective
     if is_finished(run):
         return run.folder
     tracking = Tracking(run.folder, steps=run.steps, first=state.step, speak=runtime.is_main)
@@ -57,8 +59,7 @@ def train(recipe: Recipe) -> Path:
             shared = look(run, step.rows, runtime)
             model.train()
             sums = Sums(objective, compared=objective.needs_reference)
-            for row in step.rows:
-                row = run.fixed.add(row.to(runtime.device), compare=objective.needs_reference)
+            for row in level(run, step.rows, runtime):
                 output = objective.loss(model(row), row, shared)
                 loss = output.loss(counts)
                 refuse_not_finite(loss, row)
@@ -67,7 +68,7 @@ def train(recipe: Recipe) -> Path:
                 sums.add(output, loss)
             if examples:
                 penalize(run, runtime)
-            runtime.sum_gradients(optimizer.gradients().values())
+            sum_gradients(run, runtime)
             tell_gradients(run, step, runtime, tracking)
             factor = schedule(recipe.optim, state.step, run.steps)
             norm = update(run, factor) if examples else 0.0  # nothing usable in this step: nothing is learnt
@@ -77,7 +78,8 @@ def train(recipe: Recipe) -> Path:
                 state.tally.add(tally)
             took = time.monotonic() - clock
             state.seconds += took
-            log(run, runtime, tracking, means, examples=examples / took, tokens=tokens / took, norm=norm, factor=factor)
+            pace = {"examples/s": examples / took, "tokens/s": tokens / took, "waiting": step.waited / took}
+            log(run, runtime, tracking, means, pace=pace, norm=norm, factor=factor)
             evaluate(run, runtime, tracking)
             done = runtime.agree(bool(stop)) or is_over(run)
             if done or save_due(run):

@@ -2,12 +2,15 @@
 
 A parameter in bfloat16 has 8 bits of mantissa: an update a thousand times smaller than the weight is lost. So what trains
 keeps a float32 copy here, gradients are accumulated in float32, and the model's weight is the copy rounded.
+
+Of weights that are spread over several processes each has its rows here, in float32 anyway, and updates them alone; only norms
+are sums over all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from smolforge.model.adapters import stands_beside
 from smolforge.model.build import component
 from smolforge.recipe import OptimSection
 from smolforge.training.adamw import MOMENTS, make_adamw, moments, put_back
+from smolforge.training.shards import is_sharded, local_of
 
 
 class Optimizer:
@@ -26,11 +30,20 @@ class Optimizer:
     Args:
         model: parameters are named by it, in checkpoints and messages.
         section: rates, decay, clipping.
-        keep_all: whether the state holds every trained tensor, not only float32 copies. Adapters' own files do not hold them all.
+        keep_all: whether the state holds every trained tensor, not only float32 copies. Adapters' own files do not hold them all,
+            and those of a sharded model hold them rounded.
+        over_all: sums numbers over the processes that share the weights; left out where each has them whole.
     """
 
-    def __init__(self, model: nn.Module, section: OptimSection, *, keep_all: bool = False) -> None:
-        self.section, self.keep_all = section, keep_all
+    def __init__(
+        self,
+        model: nn.Module,
+        section: OptimSection,
+        *,
+        keep_all: bool = False,
+        over_all: Callable[[list[float]], list[float]] = lambda values: values,
+    ) -> None:
+        self.section, self.keep_all, self.over_all = section, keep_all, over_all
         self.parameters: dict[str, torch.Tensor] = {}
         self.masters: dict[str, torch.Tensor] = {}
         self.adamw = make_adamw(section, self._more(model))
@@ -57,6 +70,8 @@ class Optimizer:
         ]
 
     def _master(self, parameter: torch.Tensor) -> torch.Tensor:
+        if is_sharded(parameter):
+            return local_of(parameter).requires_grad_()
         if parameter.dtype == torch.float32:
             return parameter
         master = parameter.detach().float().requires_grad_()
@@ -82,7 +97,9 @@ class Optimizer:
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Gradient of each parameter by name, zeros where none arrived."""
-        for master in self.masters.values():
+        for name, master in self.masters.items():
+            if is_sharded(self.parameters[name]) and (grad := self.parameters[name].grad) is not None:
+                master.grad = local_of(grad)
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         return {name: master.grad for name, master in self.masters.items() if master.grad is not None}
@@ -92,12 +109,15 @@ class Optimizer:
         squares: dict[str, float] = {}
         for name, grad in self.gradients().items():
             squares[component(name)] = squares.get(component(name), 0.0) + float(grad.square().sum())
-        return {part: math.sqrt(square) for part, square in squares.items()}
+        return {part: math.sqrt(square) for part, square in zip(squares, self.over_all([*squares.values()]))}
 
     def step(self, factor: float) -> float:
         """Clip, update with each peak rate times `factor`, keep gradients until `forget`. Returns the norm before clipping."""
         limit = self.section.clip if self.section.clip is not None else math.inf
-        norm = nn.utils.clip_grad_norm_(self.masters.values(), limit)
+        norm = nn.utils.get_total_norm([master.grad for master in self.masters.values() if master.grad is not None])
+        if any(map(is_sharded, self.parameters.values())):
+            norm = norm.new_tensor(self.over_all([float(norm) ** 2])[0] ** 0.5)
+        nn.utils.clip_grads_with_norm_(self.masters.values(), limit, norm)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient's norm is {float(norm)}", mend="lower optim.lr, or start from another model")
         for group in self.adamw.param_groups:
@@ -105,20 +125,26 @@ class Optimizer:
         self.adamw.step()
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                if self.masters[name] is not parameter:
+                if self._is_copy(name):
                     parameter.copy_(self.masters[name])
         return float(norm)
 
     def forget(self) -> None:
         """Drop the gradients."""
         self.adamw.zero_grad(set_to_none=True)
+        for parameter in filter(is_sharded, self.parameters.values()):
+            parameter.grad = None
+
+    def _is_copy(self, name: str) -> bool:
+        """Whether the master is a tensor of its own, and not the weight or the rows of it that are here."""
+        return self.masters[name] is not self.parameters[name] and not is_sharded(self.parameters[name])
 
     @torch.no_grad()
     def take_over(self, names: Iterable[str]) -> None:
         """Parameters that something else has set: float32 copies follow where they were, and keep their digits elsewhere."""
         for name in names:
             master, parameter = self.masters[name], self.parameters[name]
-            if master is not parameter:
+            if self._is_copy(name):
                 master.copy_(torch.where(parameter == master.to(parameter.dtype), master, parameter))
 
     # state, as flat tensors ------------------------------------------------------------------------------------------
@@ -133,14 +159,15 @@ class Optimizer:
             if (kept := state.get(f"master.{name}")) is not None:
                 with torch.no_grad():
                     master.copy_(kept)
-                    self.parameters[name].copy_(kept)
+                    if self._is_copy(name):
+                        self.parameters[name].copy_(kept)
             saved = {key: state[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in state}
             if saved:
                 put_back(self.adamw, master, saved)
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, master in self.masters.items():
-            if self.keep_all or master is not self.parameters[name]:
+            if self.keep_all or self._is_copy(name):
                 yield f"master.{name}", master.detach()
             for key, value in moments(self.adamw, master).items():
                 yield f"{key}.{name}", value

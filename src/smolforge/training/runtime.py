@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
 
 from smolforge.errors import RecipeError
 from smolforge.recipe import RunSection
 
 T = TypeVar("T")
+
+BUCKET = 25 * 2**20  # bytes of gradients that processes sum in one go: fewer, larger messages
 
 
 class Runtime:
@@ -24,14 +28,20 @@ class Runtime:
         RecipeError: the device or a tracker is not here.
     """
 
+    plugin: FullyShardedDataParallelPlugin | None  # how weights are spread over the processes; None: each has them all
+
     def __init__(self, section: RunSection) -> None:
         if section.device == "cuda" and not torch.cuda.is_available():
             raise RecipeError("no CUDA device here", where="run.device", mend="use auto, or see `smolforge doctor`")
         if section.device == "mps" and not torch.backends.mps.is_available():
             raise RecipeError("no MPS device here", where="run.device", mend="use auto, or see `smolforge doctor`")
+        none = section.device == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
         trackers = list(section.trackers) or None
+        plugin = launched_sharding()
         try:
-            self._accelerator = Accelerator(cpu=section.device == "cpu", log_with=trackers, project_dir=str(section.dir))
+            self._accelerator = Accelerator(
+                cpu=section.device == "cpu" or none, log_with=trackers, project_dir=str(section.dir), fsdp_plugin=plugin
+            )
         except (ImportError, ValueError) as error:
             raise RecipeError(str(error), where="run.trackers", mend="install the tracker or leave it out") from error
         if len(self._accelerator.log_with) < len(section.trackers):
@@ -41,6 +51,14 @@ class Runtime:
                 where="run.trackers",
                 mend="install the others",
             )
+        together = torch.distributed.is_initialized()
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not together:
+            raise RecipeError(
+                f"several processes were launched, and on {self.device.type} they cannot work together",
+                where="run.device",
+                mend="launch one, or use cuda or cpu",
+            )
+        self.plugin = plugin if together else None  # one process alone has nobody to share weights with
 
     @property
     def device(self) -> torch.device:
@@ -53,6 +71,16 @@ class Runtime:
     @property
     def world(self) -> int:
         return self._accelerator.num_processes
+
+    @property
+    def mixed_precision(self) -> str:
+        """What the launcher asks for: "no", "bf16", "fp16" or "fp8"."""
+        return str(self._accelerator.mixed_precision)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the launcher asks for activations to be computed again in the backward pass."""
+        return self.plugin is not None and bool(self.plugin.activation_checkpointing)
 
     @property
     def is_main(self) -> bool:
@@ -73,9 +101,16 @@ class Runtime:
 
     def sum_gradients(self, gradients: Iterable[torch.Tensor]) -> None:
         """Sum gradients over all processes in place; a process without a picture contributes zeros."""
-        if self.world > 1:
-            for gradient in gradients:
-                torch.distributed.all_reduce(gradient)
+        if self.world == 1:
+            return
+        for bucket in buckets(gradients, BUCKET):
+            if len(bucket) == 1:  # as large as a bucket: not worth a copy
+                torch.distributed.all_reduce(bucket[0])
+                continue
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            torch.distributed.all_reduce(flat)
+            for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket])):
+                gradient.copy_(part.view_as(gradient))
 
     def gather(self, value: T) -> list[T]:
         """This value of every process."""
@@ -105,4 +140,43 @@ class Runtime:
         return self._accelerator.get_tracker("tensorboard", unwrap=True) if here and self.is_main else None
 
     def finish(self) -> None:
+        """Close the trackers, once the first process has written what it alone writes."""
+        self.wait()
         self._accelerator.end_training()
+
+
+def buckets(tensors: Iterable[torch.Tensor], size: int) -> Iterator[list[torch.Tensor]]:
+    """Neighbours of one dtype together, up to `size` bytes; a larger tensor alone.
+
+    >>> [len(bucket) for bucket in buckets([torch.zeros(2), torch.zeros(2), torch.zeros(9), torch.zeros(1)], 16)]
+    [2, 1, 1]
+    """
+    bucket: list[torch.Tensor] = []
+    for tensor in tensors:
+        if bucket and (sum(t.nbytes for t in bucket) + tensor.nbytes > size or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def launched_sharding() -> FullyShardedDataParallelPlugin | None:
+    """What `accelerate launch` was told of sharding.
+
+    Raises:
+        RecipeError: an option that this trainer has not.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    plugin = FullyShardedDataParallelPlugin()
+    for option, given, value in (
+        ("fsdp_version", plugin.fsdp_version, 2),
+        ("fsdp_cpu_ram_efficient_loading", plugin.cpu_ram_efficient_loading, False),
+        ("fsdp_activation_checkpointing_offload", plugin.activation_checkpointing_offload, False),
+        ("use_parallelism_config", os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() == "true", False),
+    ):
+        if given != value:
+            word = str(value).lower()
+            raise RecipeError(f"{given} is not supported", where=f"accelerate's {option}", mend=f"set it to {word}")
+    return plugin

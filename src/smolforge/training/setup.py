@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from smolforge.training.checkpoint import clear_leftovers, load_state, newest_ch
 from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
 from smolforge.training.runtime import Runtime
+from smolforge.training.sharding import Sharding, refuse_unfit
 
 
 @dataclass
@@ -76,6 +78,15 @@ class Setup:
     optimizer: Optimizer
     progress: Progress
     steps: int
+    sharding: Sharding | None = None  # where the weights are spread over the processes
+
+    def whole(self) -> AbstractContextManager[None]:
+        """All weights on every process, for passes that the processes do not do together."""
+        return self.sharding.whole() if self.sharding else nullcontext()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Plain whole weights on the main process, to save them."""
+        return self.sharding.gathered() if self.sharding else nullcontext()
 
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors that a continuation needs besides a whole model's weights."""
@@ -95,6 +106,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         UserError: anything that would make the run fail later.
     """
     folder = recipe.run.dir
+    refuse_unfit(recipe, sharded=runtime.plugin is not None, mixed_precision=runtime.mixed_precision)
     if runtime.is_main:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,15 +117,19 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
         clear_leftovers(folder / "checkpoints")
     runtime.wait()
     checkpoint = newest_checkpoint(folder / "checkpoints")
-    state, tensors = load_state(checkpoint) if checkpoint else ({}, {})
+    none = (lambda rows: range(0)) if runtime.plugin else None  # sharded weights ask for their own rows, once they are there
+    state, tensors = load_state(checkpoint, none) if checkpoint else ({}, {})
     refuse_other_recipe(recipe, folder, state)
     progress = Progress.from_json(state) if state else Progress()
     begin = _begin(recipe, checkpoint)
     goes_on = checkpoint if checkpoint and recipe.adapters is None else begin  # adapters go on from their base
     whole = base_folder(goes_on)
-    renderer = _leave_room(load_renderer(whole, images=recipe.images, row_tokens=recipe.batch.row_tokens), recipe)
+    rules: dict[str, Any] = {"images": recipe.images, "video": recipe.video, "cache": recipe.cache.dir}
+    rules["row_tokens"] = recipe.batch.row_tokens
+    renderer = _leave_room(load_renderer(whole, **rules), recipe)
     objective = objective_of(recipe.objective)
-    stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed)
+    mixing: dict[str, Any] = {"mixture": recipe.mixture, "examples": recipe.batch.examples}
+    stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed, **mixing)
     eval_stream = open_stream(recipe.eval.data, renderer, shaping=objective.shaping, seed=0) if recipe.eval.data else stream
     _meet_data(stream, recipe.batch.examples)
 
@@ -132,12 +148,12 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
                 quantize(tree.model, recipe.quantize)
             return tree
         place = local_folder(name)
-        rules = load_renderer(base_folder(place), images=recipe.images, row_tokens=recipe.batch.row_tokens)
-        same_tokenizer(renderer, rules, name)
-        return open_model(place, rules)
+        other = load_renderer(base_folder(place), **rules)
+        same_tokenizer(renderer, other, name)
+        return open_model(place, other)
 
     model = open_model(goes_on, renderer)
-    model.gradient_checkpointing = recipe.run.gradient_checkpointing
+    model.gradient_checkpointing = recipe.run.gradient_checkpointing or runtime.recomputes
     if recipe.adapters is None:
         apply_freeze(model.model, recipe.freeze, step=progress.step)
         model.thaws = tuple(part for part in COMPONENTS if recipe.freeze.until(part) > 0)
@@ -146,15 +162,21 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
             refuse_another_base(model.model, checkpoint)
         _put_adapters(recipe, begin, model, runtime, steps=steps, state=tensors)
     features = open_features(recipe, model)
-    stream, eval_stream = replace(stream, features=features), replace(eval_stream, features=features)
+    stream, eval_stream = (replace(one, features=features, tile_cost=model.tile_cost) for one in (stream, eval_stream))
     passes = steps * recipe.batch.examples / stream.num_rows
     fixed = fix(recipe, model, objective, features, load=load, passes=passes, start=progress.start)
     progress.start = fixed.start
-    optimizer = Optimizer(model.whole, recipe.optim, keep_all=bool(model.adapters))
+    dtype, keep_all, sharding = model.dtype, bool(model.adapters), None
+    if runtime.plugin:
+        sharding, keep_all = Sharding(model, runtime, dtype=dtype), keep_all or dtype != torch.float32
+        tensors = load_state(checkpoint, sharding.share)[1] if checkpoint else {}
+    over_all = {"over_all": runtime.sum} if sharding else {}
+    optimizer = Optimizer(model.whole, recipe.optim, keep_all=keep_all, **over_all)
     optimizer.load(tensors)
     return Setup(
         recipe=recipe, folder=folder, model=model, processor=processor_files(whole), stream=stream, eval_stream=eval_stream,
         objective=objective, fixed=fixed, optimizer=optimizer, steps=steps, progress=progress,
+        sharding=sharding,
     )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ class Tracking:
     def step(self, step: int, values: dict[str, float]) -> None:
         """Move the bar; `step` counts from 1."""
         figures = f"loss {values['loss']:.4f}  {values['examples/s']:.1f} ex/s  {values['tokens/s']:,.0f} tok/s"
+        figures += f"  waited {values['waiting']:.0%}"
         self.bar.update(self.task, completed=step, figures=figures)
         now = time.monotonic()
         began, since = self.began = self.began or (step, now)  # what came before the first step says nothing of the others
