@@ -40,6 +40,7 @@ CASES = {
     "bf16": {"model.dtype": "bfloat16"},
     "lora-bf16": {"model.dtype": "bfloat16", "adapters": {"method": "lora"}},
     "frozen": {"freeze.vision": True},
+    "thaws": {"freeze.vision": 50},
     "dora": {"adapters": {"method": "dora", "on": ["text", "vision"]}},
     "bottleneck": {"adapters": {"method": "bottleneck", "r": 8}},
     "ia3-bf16": {"model.dtype": "bfloat16", "adapters": {"method": "ia3"}},
@@ -71,7 +72,7 @@ def real(recipe):
     tree = load_tree(folder, renderer, dtype=recipe.model.dtype, device=torch.device("cpu"))
     whole = tree.model
     if recipe.adapters is None:
-        apply_freeze(tree.model, recipe.freeze)
+        apply_freeze(tree.model, recipe.freeze, step=99)  # the run's last
     else:
         tree.adapters = [add_adapters(tree.model, recipe.adapters, base="tiny")]
         whole = tree.adapters[0].whole
@@ -158,7 +159,7 @@ def test_bytes_of_states(tiny):
         assert set(made.parts) <= set(PARTS)
 
 
-@pytest.mark.parametrize("case", ["lora", "dora", "bottleneck", "prefix", "prompt", "frozen"])
+@pytest.mark.parametrize("case", ["lora", "dora", "bottleneck", "prefix", "prompt", "frozen", "thaws"])
 def test_what_trains_is_what_describe_says(case, tiny):
     recipe = recipe_of(tiny, **CASES[case])
     assert predicted(recipe)[1].parameters == describe(str(tiny), recipe=recipe).parameters
@@ -190,6 +191,49 @@ def test_optimiser_kinds_and_standing_gradients(tiny):
     assert 2 * describe(str(tiny)).total < one.held["optimiser"] < 2.2 * describe(str(tiny)).total
     assert "gradients" not in one.parts or one.parts["gradients"] < more.parts["gradients"]
     assert more.parts["gradients"] == 4 * describe(str(tiny)).total
+
+
+def test_a_part_that_thaws_is_counted(tiny):
+    """The largest step is one behind the thaw: what fits before it may not fit then."""
+    from dataclasses import replace
+
+    config, folder = configuration(recipe_of(tiny))
+    layout = layout_of(recipe_of(tiny), config, folder)
+    thaws, frozen, free = (estimated(recipe_of(tiny, freeze={"vision": v}), config, layout, SLOW) for v in (40, True, False))
+    assert (thaws.peak, thaws.trainable, thaws.flops) == (free.peak, free.trainable, free.flops)
+    assert thaws.first is not None
+    assert (thaws.first.trainable, thaws.first.flops) == (frozen.trainable, frozen.flops)
+    assert thaws.first.peak < thaws.peak
+    assert thaws.time(100) == pytest.approx(40 * frozen.seconds + 60 * free.seconds)
+    assert (thaws.time(30), frozen.first, free.thaw) == (pytest.approx(30 * frozen.seconds), None, None)
+    between = (thaws.first.peak + thaws.peak) // 2
+    assert not replace(thaws, device=replace(SLOW, memory=between)).fits
+    text = "\n".join(lines(thaws, steps=100))
+    assert "before step 40" in text
+    assert f"{frozen.trainable:,} parameters train until then" in text
+
+
+def test_a_thaw_behind_the_run_s_end_is_none(tiny):
+    recipe = recipe_of(tiny, freeze={"vision": 100})
+    about = describe(str(tiny), recipe=recipe)
+    assert (about.parameters["vision"][1], about.at_first) == (0, None)
+    about = describe(str(tiny), recipe=recipe_of(tiny, freeze={"vision": 99}))
+    assert (about.trainable, about.at_first) == (about.total, about.total - about.parameters["vision"][0])
+    assert f"at the last step; {about.at_first:,} at the first" in about.share
+
+
+def test_worker_processes_and_steps_ahead(tiny):
+    """Each worker has two steps ready and makes a third; all in the machine's memory, on a GPU a note."""
+    from smolforge.estimating import WORKER
+
+    config, folder = configuration(recipe_of(tiny))
+    layout = layout_of(recipe_of(tiny), config, folder)
+    none, two = (estimated(recipe_of(tiny, **{"run.workers": number}), config, layout, SLOW) for number in (0, 2))
+    step = max(sum(row.tiles for row in rows) for rows in layout.rows) * 3 * 96**2
+    assert two.peak - none.peak == two.parts["workers"] == 2 * WORKER + 6 * step
+    assert two.tensors == none.tensors
+    notes = estimate(recipe_of(tiny), gpu="L4").notes
+    assert any("2 worker processes, each 2 steps ahead" in note for note in notes)
 
 
 def test_reference_copy(tiny):

@@ -16,7 +16,7 @@ from smolforge.model.adapters import add_adapters, grouped, is_adapter, load_ada
 from smolforge.model.build import CLASSES, count_parameters, read_config, shape_config
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.presets import PRESETS
-from smolforge.recipe import FreezeSection, Recipe
+from smolforge.recipe import COMPONENTS, FreezeSection, Recipe
 
 SHOWN_TOKENS = (
     "<|im_start|>",
@@ -47,6 +47,7 @@ class Description:
     special_tokens: dict[str, int]
     modules: tuple[str, ...] = ()  # layers that a recipe's adapters stand in, by their full names
     warnings: tuple[str, ...] = ()  # where its endings reach beyond its parts
+    at_first: int | None = None  # parameters that train at the recipe's first step, where it thaws parts later
 
     @property
     def layers(self) -> dict[str, int]:
@@ -65,15 +66,16 @@ class Description:
     def share(self) -> str:
         """As PEFT's `print_trainable_parameters` says it."""
         percent = 100 * self.trainable / self.total
-        return f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {percent:.4f}"
+        line = f"trainable params: {self.trainable:,} || all params: {self.total:,} || trainable%: {percent:.4f}"
+        return line if self.at_first is None else f"{line} (at the last step; {self.at_first:,} at the first)"
 
 
 def describe(name: str, *, recipe: Recipe | None = None) -> Description:
     """Describe a folder, a .gguf file, a Hub name or a preset.
 
     Args:
-        recipe: what it would train: its adapters, or what it does not freeze. Without it everything trains; of a folder of
-            adapters, only they.
+        recipe: what it would train by its last step: its adapters, or what it does not freeze. Without it everything trains; of
+            a folder of adapters, only they.
 
     Raises:
         ModelError: not a model of the family.
@@ -90,7 +92,7 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
         config = read_config(whole)
         ids = {token: tokenizer.token_to_id(token) for token in SHOWN_TOKENS}
         special = {token: number for token, number in ids.items() if number is not None}
-    modules, warnings = list[str](), list[str]()
+    modules, warnings, first = list[str](), list[str](), None
     with torch.device("meta"):
         model = CLASSES[config.model_type][1](config)
         if shape is None and is_adapter(folder):
@@ -101,14 +103,18 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
             modules, warnings = target_modules(model, recipe.adapters), reached_beyond(model, recipe.adapters)
             model = add_adapters(model, recipe.adapters, base=name).whole
         else:
-            apply_freeze(model, recipe.freeze if recipe else FreezeSection())
+            freeze = recipe.freeze if recipe else FreezeSection()
+            apply_freeze(model, freeze)
+            first = sum(trained for _, trained in count_parameters(model).values())
+            apply_freeze(model, freeze, step=last_step(recipe) if recipe else 0)
     vision = config.model_type in VISION_TYPES
     text = config.text_config if vision else config
     side = config.vision_config.image_size // config.vision_config.patch_size if vision else 0
+    parameters = count_parameters(model)
     return Description(
         name=name,
         model_type=config.model_type,
-        parameters=count_parameters(model),
+        parameters=parameters,
         context=text.max_position_embeddings,
         vocabulary=text.vocab_size,
         image_tokens=(side // config.scale_factor) ** 2 if vision else None,
@@ -116,7 +122,21 @@ def describe(name: str, *, recipe: Recipe | None = None) -> Description:
         special_tokens=special,
         modules=tuple(modules),
         warnings=tuple(warnings),
+        at_first=None if first == sum(trained for _, trained in parameters.values()) else first,
     )
+
+
+def last_step(recipe: Recipe) -> int:
+    """The run's last step, by which all trains that will; of a run that is given in epochs, one behind its longest freeze.
+
+    >>> from smolforge.recipe import parse_recipe
+    >>> tree = {"model": {"name": "tiny"}, "data": [{"source": "scenes"}], "freeze": {"vision": 100}, "run": {"dir": "runs/x"}}
+    >>> last_step(parse_recipe(tree, ["run.steps=90"])), last_step(parse_recipe(tree, ["run.epochs=1"]))
+    (89, 100)
+    """
+    if recipe.run.steps is not None:
+        return recipe.run.steps - 1
+    return max(0, *(recipe.freeze.until(part) for part in COMPONENTS))
 
 
 def _preset_tokens(vocab: int) -> dict[str, int]:

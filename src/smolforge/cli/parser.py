@@ -159,11 +159,20 @@ def build_parser() -> argparse.ArgumentParser:
         verbs, estimate, "memory and time of a recipe before it runs; reads no weights",
         'smolforge estimate recipes/qlora-smolvlm.yaml --gpu "RTX 3060"', "smolforge estimate recipes/captions.yaml --compare",
         "smolforge estimate recipes/captions.yaml model.name=smolvlm-256m batch.row_tokens=2048",
+        "smolforge estimate recipes/smolvlm2-256m-vision.yaml model.name=smolvlm2-256m --gpu A100-40GB --devices 64",
     )  # fmt: skip
     verb.add_argument("recipe", help="YAML file; its model may be a preset, such as smolvlm-256m")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     verb.add_argument("--gpu", metavar="NAME", help="a GPU by name, such as L4 or RTX 3060 (default: this machine)")
     verb.add_argument("--compare", action="store_true", help="all methods side by side, and the longest row that fits")
+    verb.add_argument(
+        "--devices", type=_positive, metavar="N", help="so many of these GPUs: memory a rank, time, communication, data"
+    )
+    verb.add_argument("--per-node", type=_positive, default=8, help="of --devices (default: %(default)s)")
+    verb.add_argument("--sharding", choices=("ddp", "fsdp"), default="ddp", help="of --devices (default: %(default)s)")
+    verb.add_argument(
+        "--network", type=_above_zero, metavar="GBIT", help="of --devices: between nodes, Gbit/s (default: the card's)"
+    )
 
     verb = _verb(
         verbs, export, "a model for llama.cpp, ONNX Runtime or MLX, asked there before it is kept",
@@ -265,4 +274,5 @@ _seed = _number(int, lambda x: 0 <= x < 2**63, "a whole number from 0 on")
 _positive = _number(int, lambda x: x > 0, "a whole number above 0")
 _whole = _number(int, lambda x: x >= 0, "a whole number from 0 on")
 _not_negative = _number(float, lambda x: x >= 0, "a number from 0 on")
+_above_zero = _number(float, lambda x: x > 0, "a number above 0")
 _share = _number(float, lambda x: 0 < x <= 1, "a number above 0 and up to 1")

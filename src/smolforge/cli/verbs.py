@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from smolforge.errors import UserError
 
 if TYPE_CHECKING:
     from smolforge.loading import Loaded
+    from smolforge.recipe import Recipe
 
 
 def quickstart(options: argparse.Namespace) -> int:
@@ -42,7 +44,9 @@ def train(options: argparse.Namespace) -> int:
     from smolforge.report import write_report
     from smolforge.training.loop import train
 
-    print(f"report: {write_report(train(recipe))}")
+    folder = train(recipe)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        print(f"report: {write_report(folder)}")
     return 0
 
 
@@ -125,6 +129,8 @@ def estimate(options: argparse.Namespace) -> int:
     from smolforge.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.devices:
+        return _estimate_many(options, recipe)
     import smolforge
     from smolforge.estimating.comparing import compare
     from smolforge.estimating.tables import lines, table
@@ -136,6 +142,22 @@ def estimate(options: argparse.Namespace) -> int:
     written = told[0].estimate
     assert written is not None, "what refuses the recipe itself raises"
     print("\n".join([*lines(written, steps=recipe.run.steps), "", *table(told)]))
+    return 0
+
+
+def _estimate_many(options: argparse.Namespace, recipe: Recipe) -> int:
+    if options.gpu is None or options.compare:
+        raise UserError(
+            "many devices are estimated for a GPU and one method", where="--devices", mend="give --gpu, leave --compare out"
+        )
+    from smolforge.estimating.scaling import scale
+    from smolforge.estimating.tables import scaling_lines
+
+    made = scale(
+        recipe, gpu=options.gpu, devices=options.devices, per_node=options.per_node, sharding=options.sharding,
+        network=options.network,
+    )  # fmt: skip
+    print("\n".join(scaling_lines(made)))
     return 0
 
 

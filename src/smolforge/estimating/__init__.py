@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from smolforge.data.ahead import AHEAD
+from smolforge.description import last_step
 from smolforge.errors import RecipeError
 from smolforge.estimating.gpus import CONTEXT, FRAGMENTS, GPUS, USABLE, UTILISATION, Gpu, find_gpu, rate
 from smolforge.estimating.heap import Heap, keeps_gaps
@@ -23,11 +25,14 @@ from smolforge.hub import local_folder
 from smolforge.loading import base_folder
 from smolforge.model.build import read_config, shape_config
 from smolforge.model.presets import PRESETS
-from smolforge.recipe import PreferenceSection, Recipe
+from smolforge.recipe import COMPONENTS, PreferenceSection, Recipe
 
 # Bytes beside the tensors of a process on a CPU (measured with a model of a million parameters, docs/memory.md): Python with all
 # that is imported before a run, and what the run adds: tokenizer, data, threads.
 IMPORTS, RUN = 410 * 2**20, 50 * 2**20
+# Bytes that a worker process is taken to have to itself beside the step it makes (67 to 96 MiB were seen at steps of 80 MB, which
+# this is above); all else it shares with the process that it was forked from.
+WORKER = 60 * 2**20
 STEPS = 3  # a heap grows for so many steps
 # Share of the rate of a large matrix product that a step is taken to reach on a CPU: a guess, see docs/memory.md.
 REACHED = {"float32": 0.6, "bfloat16": 0.25}
@@ -35,7 +40,7 @@ PARTS = {
     "weights": "weights", "constants": "quantisation constants", "gradients": "gradients", "optimiser": "optimiser",
     "reference": "reference model", "vision": "activations, vision tower", "decoder": "activations, decoder", "logits": "logits",
     "backward": "temporary, backward", "update": "temporary, update", "inputs": "row and pictures ahead", "heap": "allocator",
-    "process": "fixed remainder",
+    "process": "fixed remainder", "workers": "worker processes", "gathered": "gathered weights", "exchange": "sums of gradients",
 }  # fmt: skip
 ACTIVATIONS = ("vision", "decoder", "logits", "backward", "update", "inputs")
 
@@ -67,6 +72,8 @@ class Estimate:
     flops: float  # of a step
     seconds: float  # of a step
     notes: tuple[str, ...] = ()
+    thaw: int | None = None  # step from which on all trains that will; all numbers are of steps behind it
+    first: Estimate | None = None  # the run's first step, where less trains then
 
     @property
     def peak(self) -> int:
@@ -74,8 +81,8 @@ class Estimate:
 
     @property
     def tensors(self) -> int:
-        """The peak without allocator and fixed remainder."""
-        return self.peak - self.parts.get("heap", 0) - self.parts.get("process", 0)
+        """The peak without allocator, fixed remainder and worker processes."""
+        return self.peak - sum(self.parts.get(part, 0) for part in ("heap", "process", "workers"))
 
     @property
     def total(self) -> int:
@@ -91,7 +98,12 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        return self.peak <= self.device.memory
+        return max(self.peak, self.first.peak if self.first else 0) <= self.device.memory
+
+    def time(self, steps: int) -> float:
+        """Seconds of a run of so many steps. Until all parts are thawed each counts as its first."""
+        early = min(steps, self.thaw or 0) if self.first else 0
+        return early * (self.first.seconds if self.first else 0.0) + (steps - early) * self.seconds
 
 
 def estimate(recipe: Recipe, *, gpu: str | None = None) -> Estimate:
@@ -123,8 +135,23 @@ def configuration(recipe: Recipe) -> tuple[Any, Path | None]:
 
 def estimated(recipe: Recipe, config: Any, layout: Layout, device: Device) -> Estimate:
     """As `estimate`, of parts that are at hand already. Raises as `rehearse`."""
+    made = estimated_at(recipe, config, layout, device, last_step(recipe))
+    thaw = thaws_after(recipe)
+    if thaw is None:
+        return made
+    return replace(made, thaw=thaw, first=estimated_at(recipe, config, layout, device, 0))
+
+
+def thaws_after(recipe: Recipe) -> int | None:
+    """Step from which on all trains that will in the run; None where that is its first."""
+    thaws = [recipe.freeze.until(part) for part in COMPONENTS]
+    return max((step for step in thaws if 0 < step <= last_step(recipe)), default=None)
+
+
+def estimated_at(recipe: Recipe, config: Any, layout: Layout, device: Device, step: int) -> Estimate:
+    """As `estimated`, with what trains at one step of the run. Raises as `rehearse`."""
     rows = layout.rows_per_step
-    run = rehearse(recipe, config, layout.largest, stand=layout.gradients_stand, cuda=device.gpu)
+    run = rehearse(recipe, config, layout.largest, stand=layout.gradients_stand, cuda=device.gpu, step=step)
     notes: list[str] = []
     parts = dict(run.parts)
     reference = _reference(recipe, run, config, notes)
@@ -134,13 +161,20 @@ def estimated(recipe: Recipe, config: Any, layout: Layout, device: Device) -> Es
         notes.append("paged moments are counted here; what does not fit moves to the CPU's memory, and steps take longer")
     if device.gpu and not device.here:
         notes.append(f"{1 - USABLE:.0%} of {device.name}'s published memory are kept as a reserve: cards show less")
-    ahead = _pictures_ahead(recipe, config, layout)
+    ahead, workers = _pictures_ahead(recipe, config, layout), recipe.run.workers
     if device.gpu:
         computed = sum(parts.get(part, 0) for part in ACTIVATIONS)
         parts["heap"], parts["process"] = round(FRAGMENTS * computed), CONTEXT
+        host = (1 + AHEAD * workers) * ahead + workers * (WORKER + ahead) + IMPORTS + RUN
+        notes.append(
+            f"the machine's own memory holds about {host / 2**30:.1f} GiB a process besides: {workers} worker processes, each "
+            f"{AHEAD} steps ahead"
+        )
     else:
         parts["inputs"] = parts.get("inputs", 0) + ahead
         parts["heap"], parts["process"] = _heap(run) - run.peak, IMPORTS + RUN
+        if workers:  # steps that wait, and the one that each makes
+            parts["workers"] = AHEAD * workers * ahead + workers * (WORKER + ahead)
     mean = sum(row.tokens for one in layout.rows for row in one) / len(layout.rows)
     flops = run.flops * mean / layout.largest.tokens  # the largest row's, by tokens
     return Estimate(
@@ -175,11 +209,10 @@ def _reference(recipe: Recipe, run: Rehearsal, config: Any, notes: list[str]) ->
 
 
 def _pictures_ahead(recipe: Recipe, config: Any, layout: Layout) -> int:
-    """Bytes of the steps' tiles that wait: the step at work and one a worker."""
+    """Bytes of a step's tiles, the most of all steps."""
     if not hasattr(config, "vision_config"):
         return 0
-    tiles = max(sum(row.tiles for row in rows) for rows in layout.rows)
-    return (1 + recipe.run.workers) * tiles * 3 * config.vision_config.image_size**2
+    return max(sum(row.tiles for row in rows) for rows in layout.rows) * 3 * config.vision_config.image_size**2
 
 
 def _heap(run: Rehearsal) -> int:

@@ -28,40 +28,42 @@ class Gpu:
     bfloat16: float | None  # TFLOP/s; None where the chip has no such units
     float32: float
     bandwidth: float  # GB/s
+    link: float  # GB/s each way between two GPUs of a machine: NVLink where the form meant has it, else PCIe
 
 
 # As NVIDIA's data sheets and whitepapers are commonly quoted (T4 to H200: the form with the most memory bandwidth). Not one
-# was opened to check this table: take rates as good to a tenth.
+# was opened to check this table: take rates as good to a tenth. `link` is half of the total that they give for both ways: A100
+# 600, H100 and H200 900, V100 300 (all SXM); PCIe 4.0 x16 64, 3.0 x16 (T4, RTX 2080 Ti) and 4.0 x8 (RTX 4060 Ti) 32.
 GPUS: dict[str, Gpu] = {
-    "T4": Gpu(memory=16, bfloat16=None, float32=8.1, bandwidth=320),
-    "V100-16": Gpu(memory=16, bfloat16=None, float32=15.7, bandwidth=900),
-    "V100-32": Gpu(memory=32, bfloat16=None, float32=15.7, bandwidth=900),
-    "A10": Gpu(memory=24, bfloat16=125, float32=31.2, bandwidth=600),
-    "L4": Gpu(memory=24, bfloat16=121, float32=30.3, bandwidth=300),
-    "L40S": Gpu(memory=48, bfloat16=362, float32=91.6, bandwidth=864),
-    "A100-40": Gpu(memory=40, bfloat16=312, float32=19.5, bandwidth=1555),
-    "A100-80": Gpu(memory=80, bfloat16=312, float32=19.5, bandwidth=2039),
-    "H100": Gpu(memory=80, bfloat16=989, float32=67, bandwidth=3350),
-    "H200": Gpu(memory=141, bfloat16=989, float32=67, bandwidth=4800),
-    "RTX 2080 Ti": Gpu(memory=11, bfloat16=None, float32=13.4, bandwidth=616),
-    "RTX 3060": Gpu(memory=12, bfloat16=25.6, float32=12.8, bandwidth=360),
-    "RTX 3080": Gpu(memory=10, bfloat16=59.5, float32=29.8, bandwidth=760),
-    "RTX 3090": Gpu(memory=24, bfloat16=71, float32=35.6, bandwidth=936),
-    "RTX 4060 Ti": Gpu(memory=16, bfloat16=44, float32=22, bandwidth=288),
-    "RTX 4070": Gpu(memory=12, bfloat16=58.3, float32=29.1, bandwidth=504),
-    "RTX 4080": Gpu(memory=16, bfloat16=97.5, float32=48.7, bandwidth=717),
-    "RTX 4090": Gpu(memory=24, bfloat16=165.2, float32=82.6, bandwidth=1008),
+    "T4": Gpu(memory=16, bfloat16=None, float32=8.1, bandwidth=320, link=16),
+    "V100-16": Gpu(memory=16, bfloat16=None, float32=15.7, bandwidth=900, link=150),
+    "V100-32": Gpu(memory=32, bfloat16=None, float32=15.7, bandwidth=900, link=150),
+    "A10": Gpu(memory=24, bfloat16=125, float32=31.2, bandwidth=600, link=32),
+    "L4": Gpu(memory=24, bfloat16=121, float32=30.3, bandwidth=300, link=32),
+    "L40S": Gpu(memory=48, bfloat16=362, float32=91.6, bandwidth=864, link=32),
+    "A100-40": Gpu(memory=40, bfloat16=312, float32=19.5, bandwidth=1555, link=300),
+    "A100-80": Gpu(memory=80, bfloat16=312, float32=19.5, bandwidth=2039, link=300),
+    "H100": Gpu(memory=80, bfloat16=989, float32=67, bandwidth=3350, link=450),
+    "H200": Gpu(memory=141, bfloat16=989, float32=67, bandwidth=4800, link=450),
+    "RTX 2080 Ti": Gpu(memory=11, bfloat16=None, float32=13.4, bandwidth=616, link=16),
+    "RTX 3060": Gpu(memory=12, bfloat16=25.6, float32=12.8, bandwidth=360, link=32),
+    "RTX 3080": Gpu(memory=10, bfloat16=59.5, float32=29.8, bandwidth=760, link=32),
+    "RTX 3090": Gpu(memory=24, bfloat16=71, float32=35.6, bandwidth=936, link=32),
+    "RTX 4060 Ti": Gpu(memory=16, bfloat16=44, float32=22, bandwidth=288, link=16),
+    "RTX 4070": Gpu(memory=12, bfloat16=58.3, float32=29.1, bandwidth=504, link=32),
+    "RTX 4080": Gpu(memory=16, bfloat16=97.5, float32=48.7, bandwidth=717, link=32),
+    "RTX 4090": Gpu(memory=24, bfloat16=165.2, float32=82.6, bandwidth=1008, link=32),
 }
 
 
 def find_gpu(name: str) -> tuple[str, Gpu]:
-    """(its name here, its numbers) of a GPU, whatever the case and spaces.
+    """(its name here, its numbers) of a GPU, whatever the case and spaces, with or without GB.
 
     Raises:
         RecipeError: not in the table.
 
-    >>> find_gpu("rtx3060")[0], find_gpu("nvidia a100-80")[0]
-    ('RTX 3060', 'A100-80')
+    >>> find_gpu("rtx3060")[0], find_gpu("nvidia a100-80")[0], find_gpu("A100-40GB")[0]
+    ('RTX 3060', 'A100-80', 'A100-40')
     """
     plain = {_plain(known): known for known in GPUS}
     asked = _plain(name)
@@ -74,7 +76,7 @@ def _plain(name: str) -> str:
     text = "".join(letter for letter in name.casefold() if letter.isalnum())
     for word in ("nvidia", "geforce"):
         text = text.removeprefix(word)
-    return text
+    return text.removesuffix("gb")
 
 
 def rate(gpu: Gpu, dtype: str) -> float:

@@ -1,25 +1,28 @@
 """What a step will hold: how long the trees of a row are, how many tokens are scored, how many tiles are seen.
 
 From the recipe's own data where it is at hand: rendered, not decoded. Otherwise the worst that the recipe allows: every row full,
-every picture as large as it may be.
+every picture as large as it may be, every video with all frames it may have; a mixture's modalities in their shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smolforge.data.media import ImageSpec, fewer_tiles, tile_grid
+from smolforge.data.media import Drawing, ImageSpec, fewer_tiles, tile_grid
 from smolforge.data.pack import pack
 from smolforge.data.pipeline import open_stream
 from smolforge.data.processor import load_renderer
-from smolforge.data.render import Example
+from smolforge.data.render import FRAME_TOKENS, Example
+from smolforge.data.sources.catalog import SOURCES
 from smolforge.errors import DataError, UserError
+from smolforge.estimating.assumed import ASSUMED
 from smolforge.model.presets import PRESETS
 from smolforge.objectives import objective_of
-from smolforge.recipe import PreferenceSection, Recipe
+from smolforge.recipe import MODALITIES, PreferenceSection, Recipe
+from smolforge.records import Record
 
 SAMPLE = 128  # examples of the data that are looked at
 ANSWER, QUESTION = 128, 64  # tokens of each answer and of the prompt's text where no data says otherwise
@@ -48,10 +51,16 @@ class Tree:
     scored: int
     pictures: tuple[tuple[str, int], ...]  # key and tiles
     runs: int
+    frames: int = 0  # of the tiles those that are a video's frames
+    encoded: float | None = 0.0  # bytes of the files of its pictures and videos; None where they are drawn
 
     @property
     def tokens(self) -> int:
         return sum(self.trees)
+
+    @property
+    def tiles(self) -> int:
+        return sum(tiles for _, tiles in self.pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +120,22 @@ def layout_of(recipe: Recipe, config: Any, folder: Path | None) -> Layout:
     if folder is None:
         return worst(recipe, config, "the model is a preset and has no tokenizer to read data with", None)
     try:
-        renderer = load_renderer(folder, images=recipe.images, row_tokens=recipe.batch.row_tokens)
+        renderer = load_renderer(folder, images=recipe.images, video=recipe.video, row_tokens=recipe.batch.row_tokens)
     except UserError as error:
         return worst(recipe, config, f"the model's processor cannot be read ({error.what})", None)
     objective = objective_of(recipe.objective)
     try:
-        stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed)
+        stream = open_stream(
+            recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed, mixture=recipe.mixture,
+            examples=recipe.batch.examples,
+        )  # fmt: skip
     except UserError as error:
         return worst(recipe, config, f"the data is not at hand ({error.what})", renderer.images)
     size = min(recipe.batch.examples, stream.num_rows)
     examples: list[Tree] = []
     for index in range(min(stream.num_rows, max(size, SAMPLE // size * size))):
         try:
-            examples.append(_tree(stream.example(index)))
+            examples.append(_tree(stream.example(index), encoded_bytes(stream.record(index))))
         except DataError:
             continue  # a run drops and counts them
     if not examples:
@@ -134,33 +146,99 @@ def layout_of(recipe: Recipe, config: Any, folder: Path | None) -> Layout:
 
 
 def worst(recipe: Recipe, config: Any, why: str, images: ImageSpec | None) -> Layout:
-    """A step of equal examples, each one picture of the largest size with a short question and answers, that fill rows.
+    """A step of examples with one picture of the largest size, a short question and answers; with a mixture, of each modality's
+    share of such examples.
 
     Args:
         images: the processor's picture rules with the recipe's changes; of a preset by its longest edge.
     """
-    answers = 2 if isinstance(recipe.objective, PreferenceSection) else 1
-    row, text = recipe.batch.row_tokens, QUESTION + answers * ANSWER
+    count = recipe.batch.examples
     if not hasattr(config, "vision_config"):
-        length = min(row, config.max_position_embeddings)
-        tree = Tree(trees=(length,), scored=max(1, length - QUESTION), pictures=(), runs=0)
+        length = min(recipe.batch.row_tokens, config.max_position_embeddings)
+        kinds = {"text": Tree(trees=(length,), scored=max(1, length - QUESTION), pictures=(), runs=0)}
         said = f"at worst, texts of {length:,} tokens"
     else:
         spec = images or _preset_images(recipe, config)
-        size = (config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor) ** 2
-        while (tiles := tile_grid(spec.longest_edge, spec.longest_edge, spec).tiles) * (size + PIECE) + text > row:
-            smaller = fewer_tiles(spec)
-            if smaller is None:
-                break
-            spec = smaller
-        length = tiles * (size + PIECE) + text
-        copies = 2 if getattr(recipe.objective, "picture", None) is not None else 1  # the spoilt picture's own tree
-        pictures = tuple((f"picture {number}", tiles) for number in range(copies))
-        tree = Tree(trees=(length,) * copies, scored=copies * answers * ANSWER, pictures=pictures, runs=copies * tiles)
-        said = f"at worst, square pictures of {spec.longest_edge} pixels ({tiles} tiles) with {text} tokens of text"
-    count = recipe.batch.examples
-    step = tuple(replace(tree, pictures=tuple((f"{key} of {n}", t) for key, t in tree.pictures)) for n in range(count))
-    return Layout(steps=(step,), row_tokens=max(row, tree.tokens), source=f"{said}, because {why}", measured=False)
+        kinds = {kind: _assumed(kind, recipe, config, spec) for kind in MODALITIES}
+        said = f"at worst, square pictures of {spec.longest_edge} pixels with {_text(recipe)} tokens of text"
+    shares = modality_shares(recipe) if hasattr(config, "vision_config") else {"text": 1.0}
+    numbers = apportion(shares, count)
+    if list(shares) != ["image"] and hasattr(config, "vision_config"):
+        said = "as assumed, " + ", ".join(f"{n} {kind} of {kinds[kind].tokens:,} tokens" for kind, n in numbers.items() if n)
+    elif "image" in shares:
+        said = said.replace(" pixels with", f" pixels ({kinds['image'].tiles} tiles) with")
+    step = [kinds[kind] for kind, number in numbers.items() for _ in range(number)]
+    step = [replace(tree, pictures=tuple((f"{key} of {n}", t) for key, t in tree.pictures)) for n, tree in enumerate(step)]
+    row = max(recipe.batch.row_tokens, *(tree.tokens for tree in step)) if step else recipe.batch.row_tokens
+    return Layout(steps=(tuple(step),), row_tokens=row, source=f"{said}, because {why}", measured=False)
+
+
+def modality_shares(recipe: Recipe) -> dict[str, float]:
+    """Share of a recipe's examples by modality, as its mixture or its sources' weights say. Unknown sources hold pictures.
+
+    >>> from smolforge.recipe import parse_recipe
+    >>> texts = {"source": "smoltalk", "weight": 1}
+    >>> tree = {"model": {"name": "tiny"}, "data": [texts, {"source": "my.jsonl", "weight": 3}], "run": {"dir": "x", "steps": 1}}
+    >>> modality_shares(parse_recipe(tree))
+    {'image': 0.75, 'text': 0.25}
+    """
+    shares = dict.fromkeys(MODALITIES, 0.0)
+    if recipe.mixture is not None:
+        shares |= recipe.mixture.model_dump()
+    else:
+        for section in recipe.data:
+            known = SOURCES[section.source].modality if section.source in SOURCES else "image"
+            shares[section.modality or known] += section.weight or 1.0
+    total = sum(shares.values())
+    return {kind: share / total for kind, share in shares.items() if share}
+
+
+def apportion(shares: Mapping[str, float], count: int) -> dict[str, int]:
+    """Whole numbers of about these shares that sum to `count`, by largest remainder.
+
+    >>> apportion({"image": 0.344, "video": 0.33, "text": 0.203, "multi_image": 0.123}, 256)
+    {'image': 88, 'video': 84, 'text': 52, 'multi_image': 32}
+    """
+    numbers = {kind: int(share * count) for kind, share in shares.items()}
+    by_rest = sorted(shares, key=lambda kind: numbers[kind] - shares[kind] * count)
+    for kind in by_rest[: count - sum(numbers.values())]:
+        numbers[kind] += 1
+    return numbers
+
+
+def _text(recipe: Recipe) -> int:
+    return QUESTION + _answers(recipe) * ANSWER
+
+
+def _answers(recipe: Recipe) -> int:
+    return 2 if isinstance(recipe.objective, PreferenceSection) else 1
+
+
+def _assumed(kind: str, recipe: Recipe, config: Any, spec: ImageSpec) -> Tree:
+    """An example of a modality, the largest that fits a row."""
+    row = min(recipe.batch.row_tokens, config.text_config.max_position_embeddings)
+    size = (config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor) ** 2
+    text, pictures, frames, around = _text(recipe), {"image": 1, "multi_image": ASSUMED.pictures}.get(kind, 0), 0, PIECE
+    encoded = pictures * ASSUMED.picture_bytes
+    tiles = pictures * tile_grid(spec.longest_edge, spec.longest_edge, spec).tiles
+    while pictures and tiles * (size + around) + text > row and (smaller := fewer_tiles(spec)) is not None:
+        spec = smaller
+        tiles = pictures * tile_grid(spec.longest_edge, spec.longest_edge, spec).tiles
+    if kind == "video":
+        around = FRAME_TOKENS
+        pictures = tiles = frames = max(1, min(recipe.video.max_frames, (row - text) // (size + around)))
+        encoded = recipe.video.max_frames / recipe.video.fps * ASSUMED.video_bytes
+    if kind == "text":
+        text = min(row, max(text, ASSUMED.text_tokens))
+    length = tiles * (size + around) + text
+    copies = 2 if pictures and getattr(recipe.objective, "picture", None) is not None else 1  # the spoilt picture's own tree
+    each = tiles // pictures if pictures else 0
+    return Tree(
+        trees=(length,) * copies,
+        scored=copies * _answers(recipe) * ANSWER if kind != "text" else text - QUESTION,
+        pictures=tuple((f"picture {number}", each) for number in range(copies * pictures)),
+        runs=copies * tiles, frames=copies * frames, encoded=encoded,
+    )  # fmt: skip
 
 
 def _preset_images(recipe: Recipe, config: Any) -> ImageSpec:
@@ -170,7 +248,26 @@ def _preset_images(recipe: Recipe, config: Any) -> ImageSpec:
     return ImageSpec(tile=tile, longest_edge=edge, split=recipe.images.split is not False, upscale=recipe.images.upscale)
 
 
-def _tree(example: Example) -> Tree:
+def encoded_bytes(record: Record) -> float | None:
+    """Bytes of the files that a record's pictures and videos are in; None where one is drawn or somewhere else."""
+    total = 0.0
+    refs: list[Any] = [media.ref for media in record.media] + [video.ref for video in record.videos]
+    for ref in refs:
+        if callable(ref) and not isinstance(ref, Drawing):
+            ref = ref()  # reads bytes, or draws
+        if isinstance(ref, str) and not ref.startswith(("http://", "https://", "data:")):
+            ref = Path(ref)
+        if isinstance(ref, bytes):
+            total += len(ref)
+        elif isinstance(ref, Path) and ref.exists():
+            files = ref.rglob("*") if ref.is_dir() else [ref]
+            total += sum(file.stat().st_size for file in files if file.is_file())
+        else:
+            return None
+    return total
+
+
+def _tree(example: Example, encoded: float | None) -> Tree:
     sizes: list[int] = []
     roots: list[int] = []
     for index, node in enumerate(example.nodes):
@@ -184,10 +281,14 @@ def _tree(example: Example) -> Tree:
         scored=scored,
         pictures=tuple((image.key, len(image.starts)) for image in example.images),
         runs=sum(len(image.starts) for image in example.images),
+        frames=sum(len(image.starts) for image in example.images if not image.picture.split),
+        encoded=encoded,
     )
 
 
 def _rows(trees: Sequence[Tree], row_tokens: int) -> list[Row]:
+    if not trees:  # of a rank that has no example of a step
+        return []
     shared = [[key for key, _ in tree.pictures] for tree in trees]
     capacity = max(row_tokens, *(tree.tokens for tree in trees))
     rows = []

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from smolforge.data.batch import PackedBatch
+from smolforge.description import last_step
 from smolforge.estimating.layout import Row
 from smolforge.estimating.ledger import Ledger, Trace
 from smolforge.model.adapters import add_adapters
@@ -30,11 +31,10 @@ from smolforge.model.build import CLASSES, count_parameters
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.quantize import layers_to_pack, predicted_bytes
 from smolforge.model.tree import TreeModel
-from smolforge.recipe import QuantizeSection, Recipe
+from smolforge.recipe import COMPONENTS, QuantizeSection, Recipe
 from smolforge.training.adamw import moment_bytes
 from smolforge.training.optim import Optimizer
 
-EVER = 10**9  # a step by which everything that will train does
 FEEDS = ("weights", "constants", "optimiser", "gradients", "vision", "decoder", "logits", "backward", "update", "inputs")
 
 
@@ -52,18 +52,19 @@ class Rehearsal:
     row: Trace  # ... and with each row
 
 
-def rehearse(recipe: Recipe, config: Any, row: Row, *, stand: bool, cuda: bool) -> Rehearsal:
+def rehearse(recipe: Recipe, config: Any, row: Row, *, stand: bool, cuda: bool, step: int | None = None) -> Rehearsal:
     """Run one row of a step.
 
     Args:
         config: Hugging Face's, of the model.
         stand: whether gradients of an earlier row stand while this one goes forward.
         cuda: whether attention is CUDA's fused kernel.
+        step: at which it is asked what trains; the run's last when left out.
 
     Raises:
         RecipeError: as `add_adapters` and `apply_freeze`.
     """
-    model, whole, adapters, packed = build(recipe, config)
+    model, whole, adapters, packed = build(recipe, config, step=step)
     parameters = count_parameters(whole)
     ledger = Ledger()
     # early stop raises an exception inside the recomputation, whose traceback would hold fake tensors until the collector comes
@@ -75,6 +76,7 @@ def rehearse(recipe: Recipe, config: Any, row: Row, *, stand: bool, cuda: bool) 
             _weigh(ledger, model.get_submodule(name), section)
         tree = TreeModel(model, gradient_checkpointing=recipe.run.gradient_checkpointing)
         tree.adapters = [] if adapters is None else [adapters]
+        tree.thaws = tuple(part for part in COMPONENTS if recipe.freeze.until(part) > 0)
         ledger.label = "optimiser"
         optimizer = Optimizer(whole, recipe.optim.model_copy(update={"kind": "adamw"}))
         moments = [torch.empty(moment_bytes(p.numel(), recipe.optim), dtype=torch.uint8) for p in optimizer.masters.values()]
@@ -96,7 +98,7 @@ def rehearse(recipe: Recipe, config: Any, row: Row, *, stand: bool, cuda: bool) 
     )  # fmt: skip
 
 
-def build(recipe: Recipe, config: Any) -> tuple[Any, Any, Any, dict[str, QuantizeSection]]:
+def build(recipe: Recipe, config: Any, *, step: int | None = None) -> tuple[Any, Any, Any, dict[str, QuantizeSection]]:
     """(model, what holds all parameters, adapters or None, quantised layers by name) on the meta device."""
     packed: dict[str, QuantizeSection] = {}
     adapters = None
@@ -105,7 +107,7 @@ def build(recipe: Recipe, config: Any) -> tuple[Any, Any, Any, dict[str, Quantiz
         if recipe.quantize is not None:
             packed = dict.fromkeys(_pack(model, recipe.quantize), recipe.quantize)
         if recipe.adapters is None:
-            apply_freeze(model, recipe.freeze, step=EVER)
+            apply_freeze(model, recipe.freeze, step=last_step(recipe) if step is None else step)
         else:
             adapters = add_adapters(model, recipe.adapters, base=recipe.model.name, steps=recipe.run.steps)
             _in_base_dtype(model)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from smolforge.estimating import PARTS, Estimate
+from smolforge.estimating.assumed import ASSUMED
 from smolforge.estimating.comparing import Compared
+from smolforge.estimating.scaling import Scaling
 
 UNITS = ((2**30, "GiB", 1), (2**20, "MiB", 0), (2**10, "KiB", 0))
 
@@ -47,13 +50,15 @@ def lines(made: Estimate, *, steps: int | None) -> list[str]:
     ]
     found += [f"  {PARTS[part]:<26}{size(made.parts[part]):>10}" for part in PARTS if made.parts.get(part)]
     verdict = "fits" if made.fits else "does not fit"
-    found += [
-        f"  {'peak':<26}{size(made.peak):>10}   {verdict} into {size(device.memory)} of {device.name}",
-        "",
-        f"time a step: about {duration(made.seconds)} for {made.flops / 1e12:.3g} TFLOP, at {device.about}",
-    ]
+    found.append(f"  {'peak':<26}{size(made.peak):>10}   {verdict} into {size(device.memory)} of {device.name}")
+    if made.first:
+        before = f"  before step {made.thaw:,}"
+        found.append(f"{before:<28}{size(made.first.peak):>10}   {made.first.trainable:,} parameters train until then")
+    found += ["", f"time a step: about {duration(made.seconds)} for {made.flops / 1e12:.3g} TFLOP, at {device.about}"]
+    if made.first:
+        found[-1] += f"; before step {made.thaw:,} about {duration(made.first.seconds)}"
     if steps:
-        found.append(f"{steps} steps: about {duration(steps * made.seconds)}, without measuring, answering and saving")
+        found.append(f"{steps} steps: about {duration(made.time(steps))}, without measuring, answering and saving")
     return found + [f"note: {note}" for note in made.notes]
 
 
@@ -79,3 +84,81 @@ def table(compared: Sequence[Compared]) -> list[str]:
             f"{one.name:<14}" + "".join(f"{cell:>12}" for cell in cells) + f"   {'yes' if made.fits else 'no':<6} {longest}"
         )
     return found
+
+
+SHARDING = {
+    "ddp": "every rank has the whole model (ddp)",
+    "fsdp": "every rank has its share of weights, gradients and moments (fsdp)",
+}
+
+
+def scaling_lines(made: Scaling) -> list[str]:
+    """A run on many devices: memory of a rank, the step, communication, data, checkpoints, the run's time; what is assumed."""
+    cluster, feed = made.cluster, made.feed
+    machines = f"{cluster.nodes} machine{'s' if cluster.nodes > 1 else ''} of {cluster.per_node}"
+    found = [
+        f"{made.model} on {cluster.devices} x {made.device.name}, {machines}: {SHARDING[cluster.sharding]}",
+        f"rows {made.layout.source}",
+        f"a step: {feed.examples:.4g} examples, {made.tokens:,.0f} tokens, {feed.tiles:,.0f} tiles of pictures, "
+        f"{feed.frames:,.0f} frames; a rank has at most {made.rows:.3g} rows",
+        "",
+        "memory of a rank",
+        *(f"  {PARTS[part]:<26}{size(made.parts[part]):>10}" for part in PARTS if made.parts.get(part)),
+        f"  {'peak':<26}{size(made.peak):>10}   {'fits' if made.fits else 'does not fit'} into {size(made.device.memory)}",
+        "",
+    ]
+    for until, phase in made.phases:
+        name = f"before step {until:,}" if until else "after it" if len(made.phases) > 1 else "a step"
+        wait, rate = phase.traffic, 1 / phase.seconds
+        found += [
+            f"{name}: {duration(phase.seconds)}, {duration(phase.compute)} of it computing "
+            f"({phase.flops / 1e12:,.0f} TFLOP of all ranks); {phase.trainable:,} parameters train",
+            f"  {made.tokens * rate:,.0f} tokens/s, {feed.examples * rate:,.0f} examples/s, {3600 * rate:,.0f} steps/h",
+            f"  communication: {decimal(wait.sent)} a rank, {duration(wait.seconds)} of its links, {wait.hidden:.0%} of that "
+            "beside computing",
+        ]
+    return [*found, *_data_lines(made), *_whole_lines(made), "", *assumed_lines(made)]
+
+
+def _data_lines(made: Scaling) -> list[str]:
+    read = "some pictures or videos are drawn, so there is no rate to read them at"
+    if made.feed.encoded is not None:
+        read = f"{decimal(made.feed.encoded / made.last.seconds)}/s read by every machine: ranks look into all files of a step"
+    return [
+        f"data: {read}",
+        f"  {made.cores:.1f} cores a rank, {made.cores * made.cluster.per_node:.0f} a machine, to lay out, decode and cut: "
+        f"run.workers: {math.ceil(made.cores)}",
+    ]
+
+
+def _whole_lines(made: Scaling) -> list[str]:
+    found = [f"checkpoint: {decimal(made.checkpoint)}, {duration(made.checkpoint / ASSUMED.disk)} to write"]
+    if made.training is not None and made.saving is not None:
+        found.append(
+            f"{made.steps:,} steps: {duration(made.training)}, and {duration(made.saving)} for {made.saves} checkpoints; "
+            "without measuring and answering"
+        )
+    return found
+
+
+def assumed_lines(made: Scaling) -> list[str]:
+    """What a calculation for many devices takes for granted."""
+    between = "" if made.cluster.nodes == 1 else f", {made.cluster.network * 8 / 1e9:,.0f} Gbit/s out of a machine"
+    return [
+        f"assumed, not measured: {ASSUMED.utilisation:.0%} of the GPU's published peak; {ASSUMED.link_share:.0%} of its links: "
+        f"{made.cluster.link / 1e9:,.0f} GB/s each way in a machine{between}; {decimal(ASSUMED.disk)}/s to disk",
+        f"measured on one CPU: {ASSUMED.render_ms:g} ms to lay out an example, {ASSUMED.tile_ms:g} ms a tile of a picture, "
+        f"{ASSUMED.frame_ms:g} ms a frame of a video",
+    ]
+
+
+def decimal(number: float) -> str:
+    """Bytes as networks and disks count them.
+
+    >>> decimal(1.79e9), decimal(16e6), decimal(900)
+    ('1.8 GB', '16 MB', '900 bytes')
+    """
+    for unit, name, digits in ((1e9, "GB", 1), (1e6, "MB", 0), (1e3, "kB", 0)):
+        if number >= unit:
+            return f"{number / unit:.{digits}f} {name}"
+    return f"{number:.0f} bytes"
