@@ -31,10 +31,10 @@ from smolforge.cli.building import add
 from smolforge.cli.parser import _verb
 from smolforge.data.processor import load_renderer
 from smolforge.data.sources.scenes import scene
-from smolforge.data.tokenizer import CHAT_TEMPLATE, FAMILY_TOKENS, train_tokenizer
+from smolforge.data.tokenizer import CHAT_TEMPLATE, FAMILY_TOKENS, added_tokens, train_tokenizer
 from smolforge.errors import ModelError
 from smolforge.loading import load
-from smolforge.model.build import load_model, quiet
+from smolforge.model.build import load_model, quiet, shape_config
 from smolforge.model.presets import PRESETS
 from smolforge.recipe import parse_recipe
 from smolforge.training.loop import train
@@ -157,6 +157,33 @@ def test_the_first_2_2b_has_three_added_tokens(tmp_path):
     assert list(plan.new_ids) == [49152, 49153, 49154]
     assert plan.tokenizer.token_to_id("<image>") == 49153
     assert plan.tokenizer.token_to_id("<row_1_col_1>") is None
+
+
+def test_transformers_processor_for_smolvlm2_reads_the_folder(parts, tmp_path):
+    """The ids of a picture in tiles are those that the class without videos gives, and it samples videos as SmolVLM2 does."""
+    pytest.importorskip("torchvision", reason="transformers' SmolVLMProcessor needs torchvision")
+    from transformers import SmolVLMProcessor
+
+    built = build(tmp_path / "out", **parts, changes=Changes(longest_edge=192))
+    theirs = SmolVLMProcessor.from_pretrained(built.folder)
+    picture = Image.effect_mandelbrot((160, 90), (-2, -1, 1, 1), 60).convert("RGB")
+    found = theirs(text="<|im_start|>User:<image>a star<end_of_utterance>\n", images=[picture])
+    expected = Idefics3Processor.from_pretrained(built.folder)(
+        text="<|im_start|>User:<image>a star<end_of_utterance>\n", images=[picture]
+    )
+    assert found["input_ids"] == expected["input_ids"]
+    assert (theirs.video_processor.fps, theirs.video_processor.num_frames) == (1, 64)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_s_configuration_names_the_tokenizer_s_picture_token(name):
+    """Of models that are only described or calculated, and so have no tokenizer."""
+    vocab = PRESETS[name].vocab
+    added = added_tokens(vocab)
+    assert shape_config(PRESETS[name]).image_token_id == vocab - len(added) + added.index("<image>")
+    if name != "tiny":
+        assert shape_config(PRESETS[name]).image_token_id == (49153 if name == "smolvlm-instruct" else 49190)
+    assert smolforge.describe(name).special_tokens["<image>"] == shape_config(PRESETS[name]).image_token_id
 
 
 def test_what_is_told(parts, tmp_path, capsys):
@@ -382,6 +409,13 @@ def test_a_folder_with_something_in_it_stays(parts, tmp_path):
     with pytest.raises(ModelError, match="mine: is not empty; choose another folder"):
         build(tmp_path / "mine", **parts)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_is_not_called_a_folder(parts, tmp_path):
+    (tmp_path / "mine").write_text("years of work")
+    with pytest.raises(ModelError, match="mine: is a file, and a model is a folder; choose another place"):
+        build(tmp_path / "mine", **parts)
+    assert (tmp_path / "mine").read_text() == "years of work"
 
 
 def test_a_built_model_trains(parts, tmp_path):

@@ -72,7 +72,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
 
 def test_the_file_tree_is_true():
     tree = README[README.index("    src/smolforge/\n") : README.index("## Work on it")]
-    named = set(re.findall(r"([a-z_/]+\.py|__init__\.py)\b", tree))
+    named = set(re.findall(r"([a-z0-9_/]+\.py|__init__\.py)\b", tree))
     files = {path.name for path in (ROOT / "src").rglob("*.py")}
     assert {Path(name).name for name in named} <= files
     rooms = {path.name for path in (ROOT / "src" / "smolforge").rglob("*.py") if "sources" not in path.parts}

@@ -43,6 +43,22 @@ def test_the_video_stage_goes_on_from_the_vision_stage(tmp_path, monkeypatch):
     assert Path(shrink(video).model.name) == run / "model"
 
 
+def test_a_stage_runs_with_processes_that_prepare_its_steps(place, monkeypatch):
+    """As the recipe is published, but small: what is prepared ahead are the rows, losses and all, that one process makes."""
+    monkeypatch.chdir(place)
+    file = RECIPES[0].parent / "smolvlm2-256m-video.yaml"
+    losses = []
+    for workers in (0, 2):
+        recipe = shrink(file, [f"run.steps={STEPS}", f"run.workers={workers}", f"run.dir=workers-{workers}"])
+        assert recipe.run.workers == workers
+        run = train(recipe)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if line["kind"] == "train"])
+    assert len(losses[0]) == STEPS
+    assert losses[0] == losses[1]
+    assert shrink(file).run.workers == 1
+
+
 def test_numbers_of_steps_shrink_in_proportion(tmp_path, monkeypatch):
     """50,000 steps become 20, so SigLIP thaws at 10,000 / 50,000 x 20 = 4; of 100 steps at 20."""
     monkeypatch.chdir(tmp_path)

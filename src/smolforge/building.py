@@ -137,10 +137,12 @@ def build(
         seed: of the connector, of the new token rows, and of what else is fresh.
 
     Raises:
-        ModelError: a part cannot be read, the parts do not fit together, or `out` is not empty.
+        ModelError: a part cannot be read, the parts do not fit together, or `out` is a file or not empty.
         CheckpointError: the disk is full or not writable.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise ModelError("is a file, and a model is a folder", where=out, mend="choose another place")
+    if out.exists() and any(out.iterdir()):
         raise ModelError("is not empty", where=out, mend="choose another folder")
     plan = plan_model(vision, text, preset, changes or Changes())
     shape, notes = plan.shape, list(plan.notes)

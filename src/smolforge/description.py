@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from smolforge.data.processor import VISION_TYPES, load_renderer
-from smolforge.data.tokenizer import BASE_TOKENS, FAMILY_TOKENS
+from smolforge.data.tokenizer import BASE_TOKENS, added_tokens
 from smolforge.errors import ModelError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder
@@ -26,11 +26,6 @@ SHOWN_TOKENS = (
     "<global-img>",
     "<end_of_utterance>",
 )
-V1_TOKENS = (
-    "<fake_token_around_image>",
-    "<image>",
-    "<end_of_utterance>",
-)  # of the first 2.2B; tile marks are plain text there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +136,7 @@ def last_step(recipe: Recipe) -> int:
 
 def _preset_tokens(vocab: int) -> dict[str, int]:
     """Special tokens of a preset by the family's layout: at the end of the vocabulary."""
-    added = V1_TOKENS if vocab == 49155 else FAMILY_TOKENS
+    added = added_tokens(vocab)
     ids = {token: number for number, token in enumerate(BASE_TOKENS)}
     ids |= {token: vocab - len(added) + number for number, token in enumerate(added)}
     return {token: ids[token] for token in SHOWN_TOKENS if token in ids}

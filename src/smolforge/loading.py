@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
+from smolforge.data.film import check_backend
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
-from smolforge.errors import ModelError
+from smolforge.errors import ModelError, RecipeError
 from smolforge.hub import MODEL_FILES, local_folder
 from smolforge.model.adapters import base_of, is_adapter, load_adapters, read_about, refuse_another_base
 from smolforge.model.build import load_model
 from smolforge.model.tree import TreeModel
-from smolforge.recipe import ImagesSection
+from smolforge.recipe import ImagesSection, Recipe, VirtualTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,28 @@ def load(
         notes += (f"the adapters were trained beside {kept['kind']} weights; here they stand beside the full-precision ones",)
     renderer = replace(renderer, context=renderer.context - model.num_virtual)
     return Loaded(model=model, renderer=renderer, folder=folder, notes=notes)
+
+
+def run_renderer(recipe: Recipe, folder: Path) -> Renderer:
+    """The renderer of a recipe's run: the checkpoint's rules with the recipe's changes, less positions that virtual tokens take.
+
+    Args:
+        folder: of the model; of adapters that of their base (`base_folder`).
+
+    Raises:
+        UserError: not a model of the family, more virtual tokens than positions, or a video library that is not here.
+    """
+    images, video, rows = recipe.images, recipe.video, recipe.batch.row_tokens
+    check_backend(video.backend)
+    renderer = load_renderer(folder, images=images, video=video, cache=recipe.cache.dir, row_tokens=rows)
+    virtual = recipe.adapters.tokens if isinstance(recipe.adapters, VirtualTokens) else 0
+    if virtual >= renderer.context:
+        raise RecipeError(
+            f"{virtual} virtual tokens leave nothing of the model's {renderer.context} positions",
+            where="adapters.tokens",
+            mend="give fewer",
+        )
+    return replace(renderer, context=renderer.context - virtual)
 
 
 def load_tree(folder: Path, renderer: Renderer, *, dtype: str, device: torch.device) -> TreeModel:

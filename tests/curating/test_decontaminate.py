@@ -7,8 +7,9 @@ from PIL import Image
 
 from curating.conftest import photo
 from smolforge.curating.against import open_against
-from smolforge.curating.decontaminate import COMMON, find_overlaps
+from smolforge.curating.decontaminate import COMMON, RUN, find_overlaps
 from smolforge.curating.reading import open_tables
+from smolforge.curating.shingles import words
 from smolforge.errors import DataError
 from smolforge.evals.fixtures import write_fixture
 from smolforge.recipe import DataSection
@@ -90,6 +91,17 @@ def test_benchmarks_by_name_and_folder(task, tmp_path, rows, store):
     photo(9).save(train / "b.png")
     assert 0 in overlaps(train, [f"{task}={tmp_path / task}"], store)
     assert 1 not in overlaps(train, [f"{task}={tmp_path / task}"], store)
+
+
+def test_a_short_question_about_a_video_is_no_evidence(rows, store, tmp_path):
+    """Of a benchmark of videos, whose films are not opened: the text-only row with the same words stays."""
+    write_fixture(tmp_path / "videomme", "videomme")
+    (opened,) = open_against(f"videomme={tmp_path / 'videomme'}")
+    asked = opened.record(0)
+    text = f"{asked.words} {asked.responses[0].text}"
+    assert len(words(text)) < RUN
+    train = rows("train", [{"prompt": asked.words, "completion": asked.responses[0].text}])
+    assert overlaps(train, [f"videomme={tmp_path / 'videomme'}"], store) == {}
 
 
 def test_a_recipe_names_its_own_evaluation_set(rows, tmp_path, store):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from smolforge.data.exclusion import excluded
+from smolforge.curating.reading import open_tables
+from smolforge.data.exclusion import check_lists, excluded
 from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
@@ -83,3 +84,42 @@ def test_a_recipe_leaves_the_rows_out_whatever_its_slice(tmp_path):
     sliced = open_source(DataSection(source=str(rows), split="train[50%:]", exclude=(file,)))
     assert list(sliced.rows) == [5, 6, 8, 9]
     assert [response.text for response in sliced.record(2).responses] == ["8"]
+
+
+def test_one_table_in_several_spellings(tmp_path, monkeypatch):
+    """A list that was written for the absolute path serves the relative one."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n" * 10)
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path, LINE | {"source": str(rows)})
+    for spelt in ("rows.jsonl", "./rows.jsonl", f"../{tmp_path.name}/rows.jsonl", str(rows)):
+        assert excluded([file], DataSection(source=spelt)) == {3}
+    file = write(tmp_path, LINE | {"source": "flickr8k"})
+    assert excluded([file], DataSection(source="jxie/flickr8k")) == {3}
+    file = write(tmp_path, LINE | {"source": "HuggingFaceM4/the_cauldron", "name": "ai2d"})
+    assert excluded([file], DataSection(source="the_cauldron", name=("ai2d",))) == {3}
+
+
+def test_a_list_for_other_configurations_or_splits_is_refused(tmp_path):
+    file = write(tmp_path, LINE | {"name": ["x", "y"]}, LINE | {"source": "b"})
+    with pytest.raises(DataError, match=r"names rows of a \(name x,y, split train\), none of name x, split train"):
+        excluded([file], DataSection(source="a", name="x"))
+    assert excluded([file], DataSection(source="a", fixture=True)) == set()
+    assert excluded([write(tmp_path)], DataSection(source="a")) == set()
+
+
+def test_a_list_that_serves_no_entry_is_refused(tmp_path):
+    file, empty = write(tmp_path, LINE), write(tmp_path, name="empty.jsonl")
+    one, other = DataSection(source="a", exclude=(file, empty)), DataSection(source="b", exclude=(file,))
+    check_lists([one, other])
+    with pytest.raises(DataError, match=r"names no row of b, only of a") as error:
+        check_lists([other, DataSection(source="a", exclude=(empty,))])
+    assert error.value.where == str(file)
+    check_lists([DataSection(source="b", fixture=True, exclude=(file,))])
+
+
+def test_curating_refuses_a_list_that_serves_no_entry(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "p", "completion": "c"}) + "\n")
+    with pytest.raises(DataError, match="names no row of"):
+        open_tables([DataSection(source=str(rows), exclude=(write(tmp_path, LINE),))])

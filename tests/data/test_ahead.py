@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
+import time
 from functools import partial
 
 import pytest
@@ -52,8 +56,13 @@ def fails(number: int) -> int:
 
 def killed(number: int) -> int:
     if number == 1:
+        time.sleep(0.2)  # until number 0 is handed over
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def wrong(number: int) -> int:
+    raise RuntimeError(f"a mistake of ours with {number}")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -65,9 +74,64 @@ def test_an_error_arrives_as_it_is(workers):
     assert str(raised.value) == "row 2: no such thing; mend it"
 
 
+KILLED = r"run\.workers: a process that prepares examples was killed"
+
+
 def test_a_killed_process_is_one_line():
-    with pytest.raises(DataError, match=r"run\.workers: a process that prepares examples was killed"):
+    with pytest.raises(DataError, match=KILLED):
         list(prepared(killed, range(4), workers=1))
+
+
+def test_a_killed_process_is_told_of_where_the_next_step_is_asked_for():
+    """Not in the midst of a training step, where PyTorch's handler of SIGCHLD would raise."""
+    before = signal.getsignal(signal.SIGCHLD)
+    made = prepared(killed, range(4), workers=1)
+    assert next(made)[0] == 0
+    began = time.monotonic()
+    while time.monotonic() - began < 1:  # a training step, in which the process is killed
+        pass
+    with pytest.raises(DataError, match=KILLED):
+        next(made)
+    assert time.monotonic() - began < 4  # PyTorch alone would look after five seconds
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_more_processes_than_cores_are_not_complained_of():
+    """PyTorch warns, and in tests warnings are errors."""
+    assert [one for one, _ in prepared(str, range(3), workers=(os.cpu_count() or 1) + 1)] == ["0", "1", "2"]
+
+
+def test_a_mistake_of_ours_is_not_told_as_a_kill():
+    with pytest.raises(RuntimeError, match="a mistake of ours with 0"):
+        next(prepared(wrong, range(4), workers=1))
+
+
+ENDINGS = {
+    "in a process": ("raise KeyError('x')", "list(made)"),
+    "in the training step": ("return number", "for one in made: raise KeyError('x')"),
+    "kept by who asked": ("return number", "next(made); kept = made"),
+    "at work for ever": ("time.sleep(600 * number)", "next(made)"),
+}
+
+
+@pytest.mark.parametrize(("make", "ask"), ENDINGS.values(), ids=ENDINGS)
+def test_a_program_ends_with_its_processes(tmp_path, make, ask):
+    """They ignore SIGTERM, with which Python ends what is left at exit, and waits. About 3 s each; the last is killed after 5."""
+    program = f"""
+        import time
+        from smolforge.data.ahead import prepared
+
+        def make(number):
+            {make}
+
+        made = prepared(make, range(50), workers=1)
+        {ask}
+    """
+    file = tmp_path / "program.py"
+    file.write_text(textwrap.dedent(program))
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=60)
+    assert ("KeyError" in done.stderr) == ("KeyError" in program), done.stderr
+    assert done.returncode == ("KeyError" in program)
 
 
 def test_ranks_share_a_step_by_cost(tiny_split, tmp_path):
@@ -86,3 +150,27 @@ def test_ranks_share_a_step_by_cost(tiny_split, tmp_path):
     assert [sum(len(row.tiles) for row in rank.rows) for rank in ranks] == [17, 17]
     names = [name for rank in ranks for row in rank.rows for name in row.ids]
     assert len(names) == len(set(names)) == 8
+
+
+def test_ranks_that_see_other_files_have_other_plans(tiny, tmp_path):
+    """One rank's copy lacks a picture: the plans differ, which ends a run."""
+    import json
+    import shutil
+
+    from PIL import Image
+
+    copies = [tmp_path / "a", tmp_path / "b"]
+    copies[0].mkdir()
+    for number in range(4):
+        Image.new("RGB", (96, 96), (number * 60, 0, 0)).save(copies[0] / f"{number}.png")
+    lines = [json.dumps({"image": f"{number}.png", "caption": "red"}) + "\n" for number in range(4)]
+    (copies[0] / "captions.jsonl").write_text("".join(lines))
+    shutil.copytree(*copies)
+
+    def plan(folder, rank):
+        stream = open_stream([DataSection(source=str(folder))], load_renderer(tiny), kinds={"target"}, seed=0)
+        return next(stream.steps(0, 1, 4, rank=rank, world=2)).plan
+
+    assert plan(copies[0], 0) == plan(copies[1], 1) != ""
+    (copies[1] / "2.png").unlink()
+    assert plan(copies[0], 0) != plan(copies[1], 1)

@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from smolforge.data.processor import load_renderer
-from smolforge.data.sources import captions, films, llava, m3it
+from smolforge.data.sources import captions, films, llava, m3it, shapes
 from smolforge.data.sources.catalog import SOURCES, modality_of
 from smolforge.data.sources.fixtures.drawn import ROWS, filmed
 from smolforge.data.sources.tables import Source, open_source
@@ -140,6 +141,54 @@ def test_a_file_that_is_not_there_is_named_where_it_was_looked_for_first(tmp_pat
     (tmp_path / "train2017" / rows[2]["image"]).unlink()
     found = records(open_source(DataSection(source="llava_instruct_150k", dir=tmp_path)))
     assert [absent(record) for record in found if absent(record)] == [[tmp_path / rows[2]["image"]]]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "train2017/../../secret.png", "ABSOLUTE", "~/secret.png"])
+def test_downloaded_rows_name_no_file_outside_of_their_folder(tmp_path, path):
+    """What a stranger's row names would be copied into a prepared folder, and shared."""
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    folder = tmp_path / "data"
+    (folder / "train2017").mkdir(parents=True)
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
+    row = {"id": "1", "image": path.replace("ABSOLUTE", str(secret)), "conversations": turns}
+    written(folder, "llava_instruct_150k.json", [row])
+    with pytest.raises(DataError, match="a row that names a file outside of its folder") as error:
+        open_source(DataSection(source="llava_instruct_150k", dir=folder)).record(0)
+    assert "llava_instruct_150k" in str(error.value.where)
+    own = open_source(DataSection(source=str(folder / "llava_instruct_150k.json"))).record(0)  # a user's own: any file
+    assert own.media[0].ref == shapes.media(row["image"], folder).ref
+
+
+def test_downloaded_rows_of_videos_and_of_repositories_without_a_name_here(tmp_path):
+    (tmp_path / "data").mkdir()
+    clip = {"clip_id": "c", "video_id": "../..", "caption": {"content": "A."}}
+    written(tmp_path / "data", "vript_captions/a.jsonl", [clip])
+    with pytest.raises(DataError, match="outside of its folder"):
+        open_source(DataSection(source="vript", dir=tmp_path / "data")).record(0)
+    rows = [{"image": name, "caption": "x"} for name in ("a.jpg", "b/../a.jpg", "../a.jpg")]
+    written(tmp_path / "data", "captions.jsonl", rows)
+    source = open_source(DataSection(source="someone/pets", dir=tmp_path / "data"))
+    assert [source.record(row).media[0].ref for row in (0, 1)] == [tmp_path / "data" / "a.jpg"] * 2
+    with pytest.raises(DataError, match="outside of its folder"):
+        source.record(2)
+
+
+def test_a_linked_folder_of_pictures_may_lie_elsewhere(tmp_path):
+    """COCO is large and often stands elsewhere already: a link in `dir` is the user's own."""
+    rows = SOURCES["llava_instruct_150k"].fixture(tmp_path / "elsewhere")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train2017").symlink_to(tmp_path / "elsewhere" / "train2017")
+    written(folder, "llava_instruct_150k.json", rows)
+    assert not any(map(absent, records(open_source(DataSection(source="llava_instruct_150k", dir=folder)))))
+
+
+def test_bookkeeping_of_a_download_is_no_row(tmp_path):
+    rows = SOURCES["vista_400k"].fixture(tmp_path)
+    written(tmp_path, "long_video_caption/rows.json", rows)
+    written(tmp_path, ".smolforge/download.json", [{"files": 3}])
+    assert len(open_source(DataSection(source="vista_400k", dir=tmp_path)).table) == len(rows)
 
 
 def test_configurations_and_splits_of_annotations(tmp_path):

@@ -126,3 +126,18 @@ def test_a_recipe_knows_the_mixture():
         parse_recipe(tree | {"mixture": {"multiimage": 1}})
     with pytest.raises(RecipeError, match="a stream has no length"):
         parse_recipe(tree | {"data": [{"source": "a/b", "streaming": True}], "run": {"dir": "r", "epochs": 1}})
+
+
+def test_held_out_rows_are_always_asked_alike(tiny, captions):
+    """Outside of a run's steps the first prompt of the curriculum, and of its list, stands for all."""
+    section = DataSection(source=str(captions), prompt={0: ["first", "second"], 2: "later"})
+    stream = open_stream([section], load_renderer(tiny), kinds={"target"}, seed=0)
+    assert {stream.record(index).words for index in range(12)} == {"first"}
+    assert len(stream.distinct(12)) == 6
+
+
+def test_prompts_that_say_nothing_are_refused():
+    tree = {"model": {"name": "m"}, "run": {"dir": "r", "steps": 1}}
+    for prompt in ([], {}, {5: "later"}, {0: []}):
+        with pytest.raises(RecipeError, match=r"data\.0"):
+            parse_recipe(tree | {"data": [{"source": "scenes", "prompt": prompt}]})

@@ -361,3 +361,19 @@ def test_a_file_has_one_split(tmp_path):
 
 def test_a_picture_in_two_columns_is_one(tmp_path):
     assert len(read({"image": "a.jpg", "file_name": "a.jpg", "text": "x"}).media) == 1
+
+
+@pytest.mark.parametrize("key", ["image", "video"])
+def test_an_empty_path_is_no_picture_and_no_video(tmp_path, key):
+    """The folder of the rows is not the video, whatever pictures lie in it."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    row = {key: "", "prompt": "What?", "completion": "That."}
+    found = shapes.record(row, id="0", source="s", base=tmp_path)
+    assert (found.media, found.videos) == ((), ())
+    beside = shapes.record(row | {f"{key}_path": "0.png"}, id="0", source="s", base=tmp_path)
+    assert [part.ref for part in (*beside.media, *beside.videos)] == [tmp_path / "0.png"]
+    with pytest.raises(DataError, match=f"1 {key} placeholders for 0"):
+        shapes.record(row | {"prompt": f"<{key}> What?"}, id="0", source="s", base=tmp_path)
+    for empty in ({f"{key}s": ["0.png", ""]}, {key: {"bytes": None, "path": ""}}, {key: "."}):
+        with pytest.raises(DataError, match="with an empty path"):
+            shapes.record(row | empty, id="0", source="s", base=tmp_path)

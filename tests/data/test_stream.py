@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from smolforge.data.ahead import prepared
 from smolforge.data.sources import stream
 from smolforge.data.sources.fixtures.drawn import picture
 from smolforge.data.sources.stream import StreamTable, local_parts
@@ -108,6 +109,27 @@ def test_other_processes_read_their_own_stream(shards):
     assert pickle.loads(pickle.dumps(source)).record(41).words == expected[41]
 
 
+@pytest.mark.parametrize("sizes", [(14,), (14, 3, 9), (5, 5, 5, 5)], ids=str)
+def test_processes_that_prepare_steps_read_all_shards(tmp_path, monkeypatch, sizes):
+    """`datasets` gives each of a loader's processes some of the shards; row n must be row n in each of them all the same."""
+    import datasets
+
+    monkeypatch.setattr(stream, "EVERY", 10)
+    folder, places = tmp_path / "shards", tmp_path / "places"
+    folder.mkdir()
+    for number, size in enumerate(sizes):
+        rows = [{"prompt": f"{number}-{row}"} for row in range(size)]
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"train-{number:05}-of-{len(sizes):05}.parquet")
+    alone = table_of(folder, None)
+    expected = [alone[number] for number in range(60)]
+    ahead = prepared(table_of(folder, places).__getitem__, range(60), workers=2)
+    assert [row for row, _ in ahead] == expected
+    # what those processes kept is true in another
+    later = table_of(folder, places)
+    assert set(later._known) == set(range(0, 60, 10))
+    assert [later[number] for number in range(59, 0, -7)] == expected[59:0:-7]
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "folder/captions.jsonl"])
 def test_files_stream_too(tmp_path, name):
     file = tmp_path / name
@@ -127,6 +149,12 @@ def test_pictures_stay_undecoded(tmp_path):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
     source = opened(tmp_path)
     assert [source.record(number).media[0].ref for number in range(2)] == contents
+
+
+def test_the_epoch_tells_when_rows_come_again(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"prompt": str(number)}) + "\n" for number in range(3)))
+    table = table_of(tmp_path / "rows.jsonl", None)
+    assert [(table[number], table.epoch)[1] for number in range(7)] == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_configurations_come_one_behind_the_other(tmp_path):

@@ -18,7 +18,7 @@ from smolforge.estimating.cluster import cluster_of
 from smolforge.estimating.gpus import GPUS
 from smolforge.estimating.layout import Row, encoded_bytes, layout_of, worst
 from smolforge.estimating.rehearsal import rehearse
-from smolforge.estimating.scaling import scale, scaled, shares
+from smolforge.estimating.scaling import Feed, scale, scaled, shares
 from smolforge.estimating.tables import scaling_lines
 from smolforge.estimating.traffic import sharded, summed
 from smolforge.estimating.units import Unit, tile_cost_of, units_of
@@ -187,6 +187,27 @@ def test_more_ranks_less_time(tiny_split):
     assert eight.feed.core_seconds(8) > 32 * ASSUMED.render_ms / 1000  # which does not shrink
 
 
+def test_core_seconds_by_hand():
+    """Ten examples, four videos among them, laid out on every rank; 8 tiles and 16 frames shared by eight."""
+    feed = Feed(examples=10, tiles=8, frames=16, videos=4, encoded=None)
+    assert feed.core_seconds(8) == pytest.approx((10 * 1 + 4 * 17 + (8 * 11 + 16 * 30) / 8) / 1000)
+    assert feed.core_seconds(10**9) == pytest.approx(0.078)  # which no number of ranks shares
+
+
+def test_videos_of_the_data_are_counted(tiny):
+    """Clips of three seconds: one a row."""
+    data = [{"source": "video_star", "fixture": True}, {"source": "scenes", "split": "train[:8]"}]
+    recipe = recipe_of(tiny, data=data, **{"batch.row_tokens": 2048})
+    config, folder = configuration(recipe)
+    layout = layout_of(recipe, config, folder)
+    assert layout.measured
+    trees = [tree for step in layout.steps for tree in step]
+    assert {(tree.videos, bool(tree.frames)) for tree in trees} == {(0, False), (1, True)}
+    made = scaled(recipe, config, layout, device_for(recipe, "A100-40"), cluster_of(A100, 2))
+    assert made.feed.videos == sum(tree.videos for tree in trees) / len(layout.steps)
+    assert any("17 ms more for each video," in line for line in scaling_lines(made))
+
+
 # --- data ------------------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +225,7 @@ def test_assumed_examples_follow_the_mixture(tiny):
     (step,) = layout.steps
     assert [tree.frames for tree in step] == [0] * 8 + [5] * 4 + [0] * 4
     assert [tree.tiles for tree in step] == [1] * 8 + [5] * 4 + [0] * 4
+    assert [tree.videos for tree in step] == [0] * 8 + [1] * 4 + [0] * 4
     assert step[8].encoded == 10 * ASSUMED.video_bytes  # five frames at one in two seconds
     assert max(tree.tokens for tree in step) <= 512
     assert "8 image" in layout.source
@@ -226,14 +248,14 @@ def test_encoded_bytes(tmp_path):
 
 
 def test_the_page_s_table_is_the_code_s():
-    """One line computed again; all lines are there and of the recipes that the page shows."""
+    """A line of DDP and one of FSDP computed again; all lines are there and of the recipes that the page shows."""
     lines = page.block().splitlines()
     assert lines[:2] == page.HEAD
     assert len(lines) == 2 + len(page.CASES)
     for line, (model, stage, devices, sharding) in zip(lines[2:], page.CASES):
         assert line.startswith(f"| {model.removeprefix('smolvlm2-').upper()}, {stage} | {devices}, {sharding} |")
-    case = ("smolvlm2-256m", "published", 64, "ddp")
-    assert lines[2 + page.CASES.index(case)] == page.row(*case)
+    for case in (("smolvlm2-256m", "published", 64, "ddp"), ("smolvlm2-500m", "video", 64, "fsdp")):
+        assert lines[2 + page.CASES.index(case)] == page.row(*case)
 
 
 def test_the_page_s_arithmetic():
@@ -244,6 +266,8 @@ def test_the_page_s_arithmetic():
     one, eight = summed(total, cluster_of(A100, 8)), summed(total, cluster_of(A100, 64))
     assert f"2 x 7/8 x 4 x {total / 1e6:.1f} M = {one.sent / 1e9:.2f} GB" in text
     assert f"{1000 * one.seconds:.0f} ms a step on NVLink and {1000 * eight.seconds:.0f} ms" in text.replace("\n", " ")
+    feed = Feed(examples=256, tiles=0, frames=0, videos=84, encoded=None)
+    assert f"84 of them videos, takes {feed.core_seconds(8):.1f} s of a core on every rank" in text
     assert f"256M needs {18 * total / 1e9:.1f} GB of states" in text
     for model, words in (("500m", "500M {:.1f} GB"), ("2.2b", "2.2B has {:.0f} GB of states")):
         recipe = page.recipe_of("video", f"smolvlm2-{model}")

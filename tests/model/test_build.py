@@ -11,9 +11,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
 import smolforge
+from smolforge.data.batch import collate
 from smolforge.errors import ModelError
 from smolforge.model.build import assemble, details_of, load_model, quiet, read_tower, read_vision_config, resize_positions
+from smolforge.model.freeze import apply_freeze
 from smolforge.model.presets import PRESETS, Shape
+from smolforge.model.tree import TreeModel
+from smolforge.recipe import FreezeSection
 
 TINY = PRESETS["tiny"]
 VISION = dict(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2, image_size=96, patch_size=16)
@@ -183,3 +187,17 @@ def test_a_saved_model_is_read_again(tmp_path):
     built = assemble(TINY, tower=tower)
     again = load_model(save(built, tmp_path / "built")).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in built.state_dict().items())
+
+
+@pytest.mark.parametrize("vision_hidden", [64, 128])
+def test_a_shuffle_of_one_goes_through_the_connector(vision_hidden):
+    """Of equal widths, features look alike before and behind it."""
+    shape = replace(PRESETS["tiny"], shuffle=1, vision_hidden=vision_hidden)
+    tree = TreeModel(assemble(shape, image_token_id=3)).eval()
+    apply_freeze(tree.model, FreezeSection(vision=True))
+    tiles = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    row = replace(collate([]), tiles=tiles)
+    with torch.no_grad():
+        expected = tree.connector(tree._look(tiles))
+        assert torch.equal(tree.image_features(row), expected)
+        assert torch.equal(tree.image_features(tree.see(row)), expected)

@@ -11,7 +11,7 @@ import pytest
 
 from smolforge.errors import DataError
 from smolforge.sourcing import archives
-from smolforge.sourcing.archives import is_unpacked, marker_of, unpack, unpacked_size
+from smolforge.sourcing.archives import is_unpacked, marker_of, note_of, unpack, unpacked_size
 
 
 def tar(file: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -51,7 +51,7 @@ def test_evil_members_are_refused(tmp_path, evil, words):
     archive = tar(folder / "a.tar", (member("good.txt"), b"good"), (evil, b""))
     with pytest.raises(DataError, match=words):
         unpack(archive, "hash")
-    assert {path.name for path in tmp_path.rglob("*")} == {"here", "a.tar", "good.txt"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"here", "a.tar", "good.txt", "a.tar.unpacking"}
     assert not is_unpacked(archive, "hash")
 
 
@@ -134,6 +134,63 @@ def test_a_newer_archive_replaces_what_the_older_one_held(tmp_path):
     assert is_unpacked(archive, "new")
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_replacing_goes_on_after_an_interruption(tmp_path, whole):
+    """Of an older version that had come out wholly, or in part."""
+
+    class Stopped(BaseException):
+        pass
+
+    def stop_at(count):
+        def tick(written):
+            nonlocal count
+            count -= 1
+            if count == 0:
+                raise Stopped
+
+        return tick
+
+    def version(word):
+        return tar(tmp_path / "a.tar", *((member(f"{n}.txt"), f"{word}{n}".encode()) for n in range(3)))
+
+    if whole:
+        unpack(version("old"), "old")
+    else:
+        with pytest.raises(Stopped):
+            unpack(version("old"), "old", tick=stop_at(3))
+    with pytest.raises(Stopped):
+        unpack(version("new"), "new", tick=stop_at(2))
+    assert not is_unpacked(tmp_path / "a.tar", "new")
+    assert (tmp_path / "1.txt").read_bytes() == b"old1"
+    done = unpack(tmp_path / "a.tar", "new")
+    assert [(tmp_path / f"{n}.txt").read_bytes() for n in range(3)] == [b"new0", b"new1", b"new2"]
+    assert (done.files, done.kept, is_unpacked(tmp_path / "a.tar", "new")) == (3, 0, True)
+    assert not note_of(tmp_path / "a.tar").exists()
+
+
+def test_a_first_unpacking_goes_on_without_writing_twice(tmp_path):
+    archive = tar(tmp_path / "a.tar", (member("a.txt"), b"a"), (member("b.txt"), b"b"), (member("null", tarfile.CHRTYPE), b""))
+    with pytest.raises(DataError):
+        unpack(archive, "hash")
+    tar(archive, (member("a.txt"), b"a"), (member("b.txt"), b"b"), (member("c.txt"), b"c"))
+    assert unpack(archive, "hash").files == 1
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "a/b"), ("a/b", "a"), ("n" * 300,)], ids=["a file as a folder", "a folder as a file", "a long name"]
+)
+def test_names_that_the_disk_cannot_hold(tmp_path, names):
+    archive = tar(tmp_path / "a.tar", *((member(name), b"content") for name in names))
+    with pytest.raises(DataError, match="names that cannot lie beside each other on this disk"):
+        unpack(archive, "hash")
+    assert not is_unpacked(archive, "hash")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_longest_name_is_no_trouble(tmp_path):
+    assert unpack(tar(tmp_path / "a.tar", (member("n" * 255), b"content")), "hash").files == 1
+
+
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
 def test_damaged_archives(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x1f\x8b not an archive" * 100)
@@ -149,4 +206,4 @@ def test_a_cut_archive_leaves_whole_files_only(tmp_path):
     cut.write_bytes(whole.read_bytes()[:8000])
     with pytest.raises(DataError, match="a damaged archive"):
         unpack(cut, "hash")
-    assert {path.name for path in (tmp_path / "here").iterdir()} == {"cut.tar", "a.txt"}
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"cut.tar", "a.txt", "cut.tar.unpacking"}

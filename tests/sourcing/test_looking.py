@@ -118,6 +118,16 @@ def test_own_pictures_with_a_bad_row(tmp_path):
     assert "left out" in words
 
 
+@pytest.mark.parametrize(("asked", "shown_rows", "total"), [(2, 2, None), (3, 3, None), (10, 3, 3)])
+def test_a_short_stream_shows_each_row_once(tmp_path, asked, shown_rows, total):
+    """A stream begins anew when it is over; a preview ends there, and knows then how many rows there are."""
+    rows = [{"prompt": f"question {number}", "completion": "yes"} for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = look(DataSection(source=str(tmp_path / "rows.jsonl"), streaming=True), rows=asked)
+    assert [seen.record.words for seen in found.rows if seen.record] == [f"question {number}" for number in range(shown_rows)]
+    assert (len(found.rows), found.total) == (shown_rows, total)
+
+
 def test_texts_cannot_command_the_terminal(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a\x1b[2Jb", "completion": "[red]c[/red]"}))
     words = text_of(shown(look(DataSection(source=str(tmp_path / "rows.jsonl")))))

@@ -286,6 +286,40 @@ def test_another_recipe_is_refused(tiny, tmp_path, changed, words):
         prepare(parse_recipe(other | changed), tmp_path / "out")
 
 
+@pytest.mark.parametrize("layout", ["captions", "parquet", "annotations"])
+def test_a_folder_whose_rows_were_written_anew_is_refused(tiny, tmp_path, layout):
+    """As many rows as before, of the same number of bytes."""
+    data = tmp_path / "data"
+    data.mkdir()
+    section = {"source": "llava_instruct_150k", "dir": str(data)} if layout == "annotations" else {"source": str(data)}
+
+    def write(word: str) -> None:
+        from datasets import Dataset
+
+        if layout == "parquet":
+            Dataset.from_list([{"prompt": "What?", "completion": word}]).to_parquet(data / "train.parquet")
+        elif layout == "captions":
+            (data / "captions.jsonl").write_text(json.dumps({"prompt": "What?", "completion": word}) + "\n")
+        else:
+            turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": word}]
+            (data / "llava_instruct_150k.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
+
+    write("red")
+    one = recipe(tiny, [section])
+    assert prepare(one, tmp_path / "out").sources[0].fresh
+    assert not prepare(one, tmp_path / "out").sources[0].fresh
+    write("tan")
+    with pytest.raises(DataError, match=r"was prepared otherwise .*files: "):
+        prepare(one, tmp_path / "out")
+
+
+def test_a_list_for_another_source_is_refused(tiny, tmp_path):
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"source": "clips", "name": None, "split": "train", "row": 1}) + "\n")
+    with pytest.raises(DataError, match="names no row of scenes, only of clips"):
+        prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]", "exclude": [str(listed)]}]), tmp_path / "out")
+
+
 def test_what_is_not_ours_is_left_alone(tiny, tmp_path):
     folder = tmp_path / "out" / "data-0-scenes"
     folder.mkdir(parents=True)

@@ -266,3 +266,29 @@ def test_step_is_a_pure_function_of_its_indices(make_recipe):
         together = sorted(name for half in halves for row in half[number].rows for name in row.ids)
         assert together == sorted(name for row in step.rows for name in row.ids)
     assert replace(stream, shaping=Shaping(kinds=frozenset({"rejected"}))).step(range(4)).tally.examples == 0
+
+
+def test_two_runs_do_not_write_one_folder(make_recipe):
+    from smolforge.errors import DataError
+    from smolforge.lock import alone
+
+    recipe = make_recipe(run__steps=1)
+    recipe.run.dir.mkdir(parents=True)
+    with alone(recipe.run.dir / ".lock", "run"), pytest.raises(DataError, match="another run works in it; wait for process"):
+        train(recipe)
+    train(recipe)
+
+
+def test_a_finished_run_says_so(make_recipe, capsys):
+    recipe = make_recipe(run__steps=1)
+    train(recipe)
+    capsys.readouterr()
+    train(recipe)
+    assert "is finished: 1 of 1 steps" in capsys.readouterr().err
+
+
+def test_a_video_library_that_is_not_here_ends_the_run_before_it_begins(make_recipe):
+    from smolforge.errors import DataError
+
+    with pytest.raises(DataError, match=r"video\.backend: torchcodec .*use video\.backend: pyav"):
+        train(make_recipe(video__backend="torchcodec"))

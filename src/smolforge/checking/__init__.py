@@ -19,14 +19,13 @@ from smolforge.checking.measures import SourceFacts, cleaned, held_shares, packe
 from smolforge.checking.overlap import doubled, label, overlaps
 from smolforge.checking.sampling import Sample, Tell, draw, first_steps
 from smolforge.data.pipeline import Stream, open_stream
-from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
 from smolforge.errors import DataError, RecipeError
 from smolforge.hub import local_folder
-from smolforge.loading import base_folder
+from smolforge.loading import base_folder, run_renderer
 from smolforge.model.presets import PRESETS
 from smolforge.objectives import objective_of
-from smolforge.recipe import DataSection, Recipe, VirtualTokens
+from smolforge.recipe import DataSection, Recipe
 
 FILES = ("*.json", "*.txt", "*.jinja")  # of a model: all but its weights
 NAMED = 40  # examples that are named; all are counted
@@ -155,13 +154,7 @@ def renderer_of(recipe: Recipe) -> Renderer:
             mend="give a checkpoint's folder or Hub name, or make one with `smolforge build`",
         )  # fmt: skip
     folder = base_folder(local_folder(name, recipe.model.revision, files=FILES), files=FILES)
-    renderer = load_renderer(folder, images=recipe.images, video=recipe.video, row_tokens=recipe.batch.row_tokens)
-    virtual = recipe.adapters.tokens if isinstance(recipe.adapters, VirtualTokens) else 0
-    if virtual >= renderer.context:
-        raise RecipeError(
-            f"leaves nothing of the model's {renderer.context} positions", where="adapters.tokens", mend="give fewer"
-        )
-    return replace(renderer, context=renderer.context - virtual)
+    return run_renderer(recipe, folder)
 
 
 def num_steps(recipe: Recipe, stream: Stream) -> int:

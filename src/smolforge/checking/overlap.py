@@ -9,8 +9,9 @@ from typing import Any
 from smolforge.checking.looking import Look
 from smolforge.checking.measures import Overlap, same_content
 from smolforge.checking.sampling import Sample
+from smolforge.data.exclusion import place
 from smolforge.data.pipeline import Stream
-from smolforge.data.sources.tables import Source, split_slice
+from smolforge.data.sources.tables import Source
 from smolforge.recipe import DataSection, Recipe
 
 
@@ -57,12 +58,12 @@ def doubled(sections: Sequence[DataSection], sources: Sequence[Source]) -> tuple
 
 def same_table(a: DataSection, b: DataSection) -> bool:
     """Whether two sections read the same table, so that equal row numbers are equal rows."""
-    return all(_table(a)[key] == value for key, value in _table(b).items())
+    return _table(a) == _table(b)
 
 
-def _table(section: DataSection) -> dict[str, Any]:
-    fields = ("source", "name", "dir", "fixture", "streaming", "revision")
-    return {name: getattr(section, name) for name in fields} | {"split": split_slice(section.split)[0]}
+def _table(section: DataSection) -> tuple[Any, ...]:
+    folder = None if section.dir is None else section.dir.expanduser().resolve()
+    return *place(section), folder, section.streaming, section.revision
 
 
 def shared_rows(a: Source, b: Source) -> int:

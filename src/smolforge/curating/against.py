@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smolforge.curating.reading import Readable
+from smolforge.curating.reading import UNOPENED, Readable
 from smolforge.data.sources.files import LISTS
 from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
@@ -16,7 +16,7 @@ from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.names import TASKS
 from smolforge.evals.rows import Rows, open_rows
 from smolforge.recipe import DataSection, load_recipe
-from smolforge.records import Media, Message, Record, Response
+from smolforge.records import Media, Message, Part, Record, Response
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TABLES = (*LISTS, "dataset_info.json", "dataset_dict.json")
@@ -26,7 +26,7 @@ QUESTIONS, ANSWERS = ("question",), ("answer", "answers", "references", "caption
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmarked:
-    """A benchmark's rows, each with its right answers; videos are left out, for they would be decoded whole."""
+    """A benchmark's rows, each with its right answers; videos are not opened, for they would be decoded whole."""
 
     name: str
     rows: Sequence[int]
@@ -39,7 +39,7 @@ class Benchmarked:
         facts = asked.facts
         question = next((str(facts[key]) for key in QUESTIONS if facts.get(key)), None)
         right = next((_texts(facts[key]) for key in ANSWERS if facts.get(key)), [])
-        media = [] if self.benchmark.videos else list(asked.record.media)
+        media: list[Part] = [UNOPENED] if self.benchmark.videos else list(asked.record.media)
         turn = Message(role="user", content=(*media, question or asked.record.words))
         return replace(asked.record, messages=(turn,), responses=tuple(Response(text=text) for text in right))
 

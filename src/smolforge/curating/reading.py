@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from smolforge.curating.hashing import VERSION, mark
-from smolforge.data.exclusion import place
+from smolforge.data.exclusion import check_lists, place
 from smolforge.data.features import cache_folder
 from smolforge.data.film import frame_pictures, timeline
 from smolforge.data.media import Picture, open_picture
@@ -28,6 +28,7 @@ from smolforge.store import Store
 
 TOGETHER = 64  # rows whose encoded pictures are in memory at once
 NAMED = 5  # rows that a count names
+UNOPENED = Video(ref=b"<unopened>")  # stands for a video that is not looked at, and says that the row has one
 
 
 class Readable(Protocol):
@@ -80,8 +81,9 @@ def open_tables(sections: Sequence[DataSection]) -> list[Table]:
     """Every entry of a recipe's data.
 
     Raises:
-        DataError: one cannot be opened, or is streamed and has no row numbers.
+        DataError: one cannot be opened, is streamed and has no row numbers, or leaves out rows by a list that means others.
     """
+    check_lists(sections)
     tables = []
     for section in sections:
         if section.streaming:
@@ -167,7 +169,7 @@ def pictures(record: Record) -> list[Media]:
         for part in message.content:
             if isinstance(part, Media):
                 found.append(part)
-            elif isinstance(part, Video):
+            elif isinstance(part, Video) and part is not UNOPENED:
                 found.extend(_frames(part))
     return found
 

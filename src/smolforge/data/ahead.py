@@ -1,24 +1,36 @@
 """Steps prepared ahead of the training process by others, so that a device does not wait for pictures, videos and tokens.
 
 PyTorch's `DataLoader` does the work: it keeps the order, hands pixels over in shared memory and notices when a process is killed.
+Two things are done otherwise here. It tells of a killed process wherever the training process is at that moment, in the midst of
+a backward pass say; here that is told where the next step is asked for. And what still runs at exit Python ends with SIGTERM,
+which these processes ignore, and waits for; here they are ended before that.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import re
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from types import FrameType
+from typing import Any, Generic, TypeVar
 
+from torch._C import _error_if_any_worker_fails
 from torch.utils.data import DataLoader, Dataset
 
 from smolforge.errors import DataError, UserError
 
 T = TypeVar("T")
 AHEAD = 2  # steps that each process is ahead
+# PyTorch's words for a process that is gone; those for an error in one that lives begin with "Caught"
+GONE = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
 
 
 @dataclass(frozen=True)
@@ -54,27 +66,68 @@ def prepared(
             yield made, time.monotonic() - began
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork, and it says so each time
-    with warnings.catch_warnings():  # the recipe's number is meant, whatever cores this machine has
-        warnings.filterwarnings("ignore", "This DataLoader will create")
-        loader = DataLoader(
-            _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=AHEAD, collate_fn=_as_it_is,
-            worker_init_fn=_ignore_signals, multiprocessing_context=method,
-        )  # fmt: skip
-    began = time.monotonic()
+    began, end = time.monotonic(), None
     try:
-        for made in loader:
+        with _noticing_deaths(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # the recipe's number is meant, whatever cores it has
+            loader = DataLoader(
+                _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=AHEAD,
+                collate_fn=_as_it_is, worker_init_fn=_ignore_signals, multiprocessing_context=method,
+            )  # fmt: skip
+            iterator = iter(loader)
+        end = partial(_end, iterator)
+        atexit.register(end)  # where nobody closes this generator
+        for _ in numbers:
+            with _noticing_deaths():
+                made = next(iterator)
             if isinstance(made, UserError):
                 raise made
             yield made, time.monotonic() - began
             began = time.monotonic()
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not GONE.match(str(error)):
             raise
         raise DataError(
             "a process that prepares examples was killed",
             where="run.workers",
             mend="see whether memory ran out; lower it, or set it to 0",
         ) from error
+    finally:
+        if end:
+            atexit.unregister(end)
+            end()
+
+
+@contextmanager
+def _noticing_deaths() -> Iterator[None]:
+    """In here, and not elsewhere, the death of one of the processes raises RuntimeError at once.
+
+    At once matters: who is killed while it hands something over leaves half of it, and the other half is waited for without end.
+    Signals belong to the main thread, and Windows has no SIGCHLD; there PyTorch looks every five seconds.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        _error_if_any_worker_fails()
+        if callable(before):
+            before(number, frame)
+
+    before = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, note)
+    try:
+        _error_if_any_worker_fails()  # who died since the last time
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # also in the place of PyTorch's, that `iter` put there
+
+
+def _end(iterator: Any) -> None:
+    """Let the processes of a loader's iterator end; those that do not within five seconds are killed."""
+    for process in iterator._workers:
+        process.terminate = process.kill  # PyTorch's last means; they ignore SIGTERM
+    iterator._shutdown_workers()
 
 
 def _as_it_is(made: T) -> T:

@@ -21,7 +21,7 @@ from threading import Lock
 
 from PIL import Image
 
-from smolforge.data.films.libraries import Backend, chosen, frames
+from smolforge.data.films.libraries import Backend, check_backend, chosen, frames
 from smolforge.data.films.packets import FILES_KEPT, Version, check_unchanged, version_of, video_index
 from smolforge.data.films.shelf import FrameCache, kept_video
 from smolforge.data.films.timeline import Timeline, even_timeline
@@ -29,7 +29,7 @@ from smolforge.data.media import Drawing
 from smolforge.errors import MediaError
 from smolforge.records import Film, Media, fingerprint
 
-__all__ = ["Backend", "FrameCache", "Timeline", "frame_pictures", "frames", "timeline", "video_file"]
+__all__ = ["Backend", "FrameCache", "Timeline", "check_backend", "frame_pictures", "frames", "timeline", "video_file"]
 
 DECODING = 1  # raise it when the same file and stamp would give other pixels
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

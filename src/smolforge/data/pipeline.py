@@ -15,6 +15,7 @@ from typing import TypeVar
 from smolforge.data.ahead import prepared
 from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.clean import Findings, PairRules, clean_pairs
+from smolforge.data.exclusion import check_lists
 from smolforge.data.features import FeatureCache
 from smolforge.data.media import picture_tiles, tile_grid
 from smolforge.data.mix import Mixture
@@ -25,7 +26,7 @@ from smolforge.data.shares import Part, mixture_tree, source_shares
 from smolforge.data.sources.tables import Source, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection, MixtureSection
-from smolforge.records import Record, Response, ResponseKind
+from smolforge.records import Record, Response, ResponseKind, fingerprint
 
 T = TypeVar("T")
 NAMED = 20  # dropped or changed examples that are named; all are counted
@@ -72,6 +73,7 @@ class Step:
     rows: tuple[PackedBatch, ...]
     tally: Tally
     waited: float = 0.0  # seconds that training waited for it
+    plan: str = ""  # fingerprint of all that the ranks share it out by; equal on all of them, or their files differ
 
 
 def _unchanged(one: T) -> T:
@@ -99,7 +101,7 @@ class Stream:
     shaping: Shaping
     features: FeatureCache | None = None
     findings: tuple[Findings, ...] = ()  # what cleaning found in each source
-    examples: int = 1  # a step consumes, for prompts that change with the steps
+    examples: int | None = None  # a step of the run consumes, for prompts that vary; None: no run, the first one stands for all
     tile_cost: float = 0.0  # what a tile costs beside its tokens, in tokens; decides how ranks share a step
 
     @property
@@ -113,12 +115,14 @@ class Stream:
 
     def tree(self, steps: int) -> list[str]:
         """The mixture of a run as lines."""
-        return mixture_tree(self.parts, self.mixture.shares.tolist(), steps * self.examples)
+        return mixture_tree(self.parts, self.mixture.shares.tolist(), steps * (self.examples or 1))
 
     def record(self, index: int) -> Record:
         """Record at a place of the mixed stream. Raises DataError."""
         number, row = self.mixture(index)
         source = self.sources[number]
+        if self.examples is None:
+            return source.record(row)
         prompt = choose_prompt(source.prompt, seed=self.mixture.seed, index=index, step=index // self.examples)
         return source.record(row, prompt=prompt)
 
@@ -144,7 +148,7 @@ class Stream:
 
     def distinct(self, last: int) -> list[int]:
         """Places before `last` whose examples did not come before: what the run sees, each once."""
-        if self.shaping.others or any(varies(source.prompt) for source in self.sources):
+        if self.shaping.others or (self.examples and any(varies(source.prompt) for source in self.sources)):
             return list(range(last))  # the answer lent by the next example, or the prompt, is another one each time
         seen: dict[tuple[int, int], int] = {}
         for index in range(last):
@@ -155,12 +159,23 @@ class Stream:
 
     def step(self, indices: Sequence[int]) -> Step:
         """Rows of the examples at these places; what cannot be used is dropped and counted."""
+        return self._rows([(index, self._laid_out(index)) for index in indices])
+
+    def _laid_out(self, index: int) -> Example | DataError:
+        try:
+            return self.example(index)
+        except DataError as error:
+            return error
+
+    def _rows(self, laid_out: Sequence[tuple[int, Example | DataError]]) -> Step:
         tally, examples = Tally(), []  # type: tuple[Tally, list[Example]]
         decoded: dict[str, PlacedImage] = {}
-        for index in indices:
+        for index, example in laid_out:
             name = self.name(index)
             try:
-                examples.append(decode_pictures(self.example(index), decoded, features=self.features))
+                if isinstance(example, DataError):
+                    raise example
+                examples.append(decode_pictures(example, decoded, features=self.features))
             except DataError as error:
                 tally.drop(error, name)
                 continue
@@ -174,18 +189,21 @@ class Stream:
             yield replace(step, waited=waited)
 
     def _share(self, step: int, *, size: int, rank: int, world: int) -> Step:
-        """A rank's rows of a step: ranks get about the same cost, and examples with a common picture the same rank."""
+        """A rank's rows of a step: ranks get about the same cost, and examples with a common picture the same rank.
+
+        Each rank lays out the whole step to know, and `plan` tells whether all saw the same.
+        """
         indices = range(step * size, (step + 1) * size)
         if world == 1:
             return self.step(indices)
-        costs, pictures = zip(*map(self._cost, indices))
-        return self.step([indices[number] for number in balance(costs, world, pictures)[rank]])
+        laid_out = [(index, self._laid_out(index)) for index in indices]
+        costs, pictures = zip(*(self._cost(example) for _, example in laid_out))
+        mine = balance(costs, world, pictures)[rank]
+        return replace(self._rows([laid_out[number] for number in mine]), plan=fingerprint(costs, pictures))
 
-    def _cost(self, index: int) -> tuple[float, tuple[str, ...]]:
+    def _cost(self, example: Example | DataError) -> tuple[float, tuple[str, ...]]:
         """What an example costs, in tokens, and the keys of its pictures; nothing where it cannot be used."""
-        try:
-            example = self.example(index)
-        except DataError:
+        if isinstance(example, DataError):
             return 0.0, ()
         tiles = sum(len(image.starts) for image in example.images)
         return example.num_tokens + self.tile_cost * tiles, tuple(image.key for image in example.images)
@@ -216,19 +234,20 @@ def open_stream(
     shaping: Shaping | None = None,
     features: FeatureCache | None = None,
     mixture: MixtureSection | None = None,
-    examples: int = 1,
+    examples: int | None = None,
 ) -> Stream:
     """Open a recipe's sources as one mixed stream.
 
     Args:
         mixture: shares by modality; by the sections' weights, or numbers of rows, when left out.
-        examples: that a step consumes.
+        examples: that a step of the run consumes; left out where nothing trains, such as for held-out data.
         kinds: responses that are used, where nothing else is asked of the examples.
         shaping: what an objective asks of them, instead of `kinds`.
 
     Raises:
         DataError: a source cannot be opened.
     """
+    check_lists(sections)
     sources = tuple(open_source(section, seed=seed) for section in sections)
     findings: tuple[Findings, ...] = ()
     if shaping and shaping.pairs:

@@ -52,6 +52,7 @@ class Tree:
     pictures: tuple[tuple[str, int], ...]  # key and tiles
     runs: int
     frames: int = 0  # of the tiles those that are a video's frames
+    videos: int = 0
     encoded: float | None = 0.0  # bytes of the files of its pictures and videos; None where they are drawn
 
     @property
@@ -135,7 +136,7 @@ def layout_of(recipe: Recipe, config: Any, folder: Path | None) -> Layout:
     examples: list[Tree] = []
     for index in range(min(stream.num_rows, max(size, SAMPLE // size * size))):
         try:
-            examples.append(_tree(stream.example(index), encoded_bytes(stream.record(index))))
+            examples.append(_tree(stream.example(index), stream.record(index)))
         except DataError:
             continue  # a run drops and counts them
     if not examples:
@@ -237,7 +238,7 @@ def _assumed(kind: str, recipe: Recipe, config: Any, spec: ImageSpec) -> Tree:
         trees=(length,) * copies,
         scored=copies * _answers(recipe) * ANSWER if kind != "text" else text - QUESTION,
         pictures=tuple((f"picture {number}", each) for number in range(copies * pictures)),
-        runs=copies * tiles, frames=copies * frames, encoded=encoded,
+        runs=copies * tiles, frames=copies * frames, videos=int(kind == "video"), encoded=encoded,
     )  # fmt: skip
 
 
@@ -267,7 +268,7 @@ def encoded_bytes(record: Record) -> float | None:
     return total
 
 
-def _tree(example: Example, encoded: float | None) -> Tree:
+def _tree(example: Example, record: Record) -> Tree:
     sizes: list[int] = []
     roots: list[int] = []
     for index, node in enumerate(example.nodes):
@@ -282,7 +283,8 @@ def _tree(example: Example, encoded: float | None) -> Tree:
         pictures=tuple((image.key, len(image.starts)) for image in example.images),
         runs=sum(len(image.starts) for image in example.images),
         frames=sum(len(image.starts) for image in example.images if not image.picture.split),
-        encoded=encoded,
+        videos=len(record.videos),
+        encoded=encoded_bytes(record),
     )
 
 

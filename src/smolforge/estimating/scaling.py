@@ -38,12 +38,14 @@ class Feed:
     examples: float  # of a step, over all ranks
     tiles: float  # of pictures, over all ranks
     frames: float  # of videos, over all ranks
+    videos: float  # over all ranks; each rank lays out all of them
     encoded: float | None  # bytes of a step's files; None where some are drawn
 
     def core_seconds(self, devices: int) -> float:
-        """Seconds of one core a rank and step: tokens of all examples, pixels of its own."""
+        """Seconds of one core a rank and step: tokens of all examples and packets of all videos, pixels of its own."""
+        laid_out = self.examples * ASSUMED.render_ms + self.videos * ASSUMED.video_ms
         pixels = self.tiles * ASSUMED.tile_ms + self.frames * ASSUMED.frame_ms
-        return (self.examples * ASSUMED.render_ms + pixels / devices) / 1000
+        return (laid_out + pixels / devices) / 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,7 @@ def scaled(recipe: Recipe, config: Any, layout: Layout, device: Device, cluster:
         examples=len(trees) / count,
         tiles=sum(tree.tiles - tree.frames for tree in trees) / count,
         frames=sum(tree.frames for tree in trees) / count,
+        videos=sum(tree.videos for tree in trees) / count,
         encoded=None if None in encoded else sum(size or 0.0 for size in encoded) / count,
     )
     steps = recipe.run.steps

@@ -147,8 +147,8 @@ def assumed_lines(made: Scaling) -> list[str]:
     return [
         f"assumed, not measured: {ASSUMED.utilisation:.0%} of the GPU's published peak; {ASSUMED.link_share:.0%} of its links: "
         f"{made.cluster.link / 1e9:,.0f} GB/s each way in a machine{between}; {decimal(ASSUMED.disk)}/s to disk",
-        f"measured on one CPU: {ASSUMED.render_ms:g} ms to lay out an example, {ASSUMED.tile_ms:g} ms a tile of a picture, "
-        f"{ASSUMED.frame_ms:g} ms a frame of a video",
+        f"measured on one CPU: {ASSUMED.render_ms:g} ms to lay out an example, {ASSUMED.video_ms:g} ms more for each video, "
+        f"{ASSUMED.tile_ms:g} ms a tile of a picture, {ASSUMED.frame_ms:g} ms a frame of a video",
     ]
 
 

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from smolforge.errors import ModelError
-from smolforge.model.presets import Shape
+from smolforge.model.presets import PRESETS, Shape
 
 CLASSES: dict[str, Any] = {
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
@@ -35,6 +35,9 @@ CLASSES: dict[str, Any] = {
     "llama": (LlamaConfig, LlamaForCausalLM),
 }
 VISION_SOURCES = ("siglip", "siglip_vision_model", "smolvlm", "idefics3")  # model types with a tower of the family's
+# Place of <image> from the vocabulary's end: among the three added tokens of the first 2.2B, and among the family's 128. The same
+# tokens by name are in data/tokenizer.py.
+IMAGE_FROM_END = {"three": 2, "family": 90}
 POSITIONS = "embeddings.position_embedding.weight"
 
 
@@ -265,7 +268,8 @@ def shape_config(shape: Shape, *, details: Details | None = None, image_token_id
     """Hugging Face's configuration of a shape. Raises as `assemble`."""
     shape.check_grid()
     if image_token_id is None:
-        image_token_id = 49153 if shape.vocab == 49155 else min(49190, shape.vocab - 1)
+        few = shape.vocab == PRESETS["smolvlm-instruct"].vocab
+        image_token_id = shape.vocab - IMAGE_FROM_END["three" if few else "family"]
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2} | token_ids
     details = details or details_of(None, None)
     rope = details.text.get("rope_parameters", {"rope_type": "default"}) | {"rope_theta": shape.rope_theta}

@@ -59,6 +59,9 @@ class CacheSection(Section):
     """Most space that the features of one model may take, in GB; the oldest go first."""
 
 
+Prompts = str | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class DataSection(Section):
     source: str
     """A source by name (scenes, the_cauldron, coco_captions, smoltalk, rlaif_v, ...), a file (.jsonl, .json, .csv, .parquet),
@@ -78,7 +81,7 @@ class DataSection(Section):
     weight: float | None = Field(default=None, gt=0)
     """Share of the mixture, relative to the other sources' weights (with `mixture`: to those of its modality). Left out
     everywhere: by number of rows."""
-    prompt: str | tuple[str, ...] | dict[Annotated[int, Field(ge=0)], str | tuple[str, ...]] | None = None
+    prompt: Prompts | dict[Annotated[int, Field(ge=0)], Prompts] | None = None
     """Instruction for rows that bring none (picture + caption). Of a list one is drawn by the seed each time. A mapping is a
     curriculum: from each of its steps on another one."""
     exclude: tuple[Path, ...] = ()
@@ -89,6 +92,12 @@ class DataSection(Section):
     """Preference pairs with an answer longer than this, in characters, are left out."""
     max_length_ratio: float | None = Field(default=None, gt=1)
     """Preference pairs whose longer answer has more than so many times the characters of the shorter are left out."""
+
+    @model_validator(mode="after")
+    def _curriculum_begins(self) -> DataSection:
+        if isinstance(self.prompt, dict) and 0 not in self.prompt:
+            raise ValueError("a curriculum of prompts begins at step 0; give one for it")
+        return self
 
 
 class ImagesSection(Section):

@@ -1,7 +1,8 @@
 """Unpack what strangers packed: nothing outside of the folder, no links, no devices, no more than the disk holds.
 
 Every member is written beside its name and renamed, so that an interrupted unpacking leaves whole files only; a marker beside the
-archive says that all of it is there, the same that `smolforge.hub.unpack` looks for.
+archive says that all of it is there, the same that `smolforge.hub.unpack` looks for. While it is unpacked, a note says of which
+version and whether files of an older one are replaced: after an interruption nothing else could tell an old file from a new one.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from smolforge.errors import DataError
 from smolforge.files import write_whole
+from smolforge.records import fingerprint
 from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
 from smolforge.sourcing.hub_files import OURS
 
@@ -31,6 +33,7 @@ MEMBERS = 10_000_000  # most files in one archive
 RATIO, SMALL = 100, 1_000_000_000  # no picture or video shrinks so much: more than this, and more than SMALL bytes, is a bomb
 LOOK = 64_000_000  # bytes between looks at the disk
 CHUNK = 1 << 20
+CLASHES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +60,14 @@ def marker_of(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.unpacked")
 
 
+def note_of(archive: Path) -> Path:
+    """Stands beside an archive from the first member to the last."""
+    return archive.with_name(f"{archive.name}.unpacking")
+
+
 def is_unpacked(archive: Path, hash: str) -> bool:
     """Whether all of the archive with this hash lies beside it."""
-    try:
-        return bool(json.loads(marker_of(archive).read_text(encoding="utf-8"))["hash"] == hash)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return bool(_told(marker_of(archive)).get("hash") == hash)
 
 
 def unpack(
@@ -81,13 +86,12 @@ def unpack(
         tick: told the bytes written.
 
     Raises:
-        DataError: damaged, malicious, or more than the disk holds.
+        DataError: damaged, malicious, more than the disk holds, or with names that it cannot hold.
     """
     folder = archive.parent
     most = max(SMALL, RATIO * archive.stat().st_size)
-    again = marker_of(archive).exists()  # of an older version of the archive, whose files are replaced
+    again = _begin(archive, hash)
     files = written = kept = looked = 0
-    marker_of(archive).unlink(missing_ok=True)
     with _mended(archive), _members(archive) as members:
         for number, member in enumerate(members):
             if number >= MEMBERS:
@@ -100,7 +104,7 @@ def unpack(
                     kept += 1
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)
-            draft = place.with_name(f".{place.name}.draft")
+            draft = place.with_name(f".{fingerprint(place.name)[:24]}.draft")  # a name of 255 bytes has no room for more
             try:
                 with member.open() as source, draft.open("wb") as target:
                     while chunk := source.read(CHUNK):
@@ -121,7 +125,27 @@ def unpack(
             files += 1
     done = Unpacked(files=files, bytes=written, kept=kept)
     write_whole(marker_of(archive), json.dumps({"hash": hash, "files": files, "bytes": written}))
+    note_of(archive).unlink()
     return done
+
+
+def _begin(archive: Path, hash: str) -> bool:
+    """Whether files of an older version of the archive are here, wholly or in part, and are to be replaced. Kept in the note,
+    which is there before the marker of the older version goes."""
+    note = _told(note_of(archive))
+    again = marker_of(archive).exists() or (bool(note) and (note.get("hash") != hash or bool(note.get("replaces"))))
+    write_whole(note_of(archive), json.dumps({"hash": hash, "replaces": again}))
+    marker_of(archive).unlink(missing_ok=True)
+    return again
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """What a marker or note says; nothing where there is none, or an empty one of `smolforge.hub.unpack`."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def unpacked_size(archive: Path) -> int | None:
@@ -225,6 +249,10 @@ def _mended(archive: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError("the disk is full", where=archive, mend="free some space and run it again: it goes on") from error
+        if error.errno in CLASHES:  # as a file `a` and a file `a/b`, or 300 letters
+            name = ascii(Path(os.fsdecode(error.filename or "")).name)
+            what = f"holds names that cannot lie beside each other on this disk ({error.strerror}: {name})"
+            raise DataError(what, where=archive, mend="unpack it yourself") from error
         if error.errno is not None:
             raise
         raise DataError(f"a damaged archive ({error})", where=archive, mend="fetch it again with --verify") from error

@@ -26,11 +26,11 @@ from smolforge.data.sources.catalog import NamedSource
 from smolforge.data.sources.tables import named
 from smolforge.errors import DataError
 from smolforge.files import write_whole
+from smolforge.lock import alone
 from smolforge.records import fingerprint
 from smolforge.sourcing.archives import Unpacked, is_archive, is_unpacked, unpack, unpacked_size
 from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
 from smolforge.sourcing.hub_files import OURS, Listing, RemoteFile, is_whole, list_files, one_line, wanted
-from smolforge.sourcing.lock import alone
 
 AT_ONCE = 4  # files that are fetched side by side
 PARTS = re.compile(r"\.(tar|zip|tgz|tar\.gz)[._-]?(part[\w.-]*|\d{2,3}|a[a-z])$", re.I)  # of one archive in several files

@@ -24,22 +24,23 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from smolforge.data.exclusion import check_lists
 from smolforge.data.media import ImageSpec
 from smolforge.data.pipeline import Shaping
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
 from smolforge.data.sources.prepared import SLOT, Row, is_prepared, read_marker, record
-from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.sources.tables import Source, open_source, row_files
 from smolforge.errors import DataError, RecipeError
 from smolforge.files import write_whole
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder
+from smolforge.lock import alone
 from smolforge.objectives import objective_of
 from smolforge.recipe import DataSection, Recipe, VirtualTokens
 from smolforge.records import Record, fingerprint
 from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
 from smolforge.sourcing.keeping import Keeper
-from smolforge.sourcing.lock import alone
 from smolforge.sourcing.shards import LEFT_OUT, Shard, begin, done, finish, write_shard
 
 PROCESSOR = ("*.json", "*.txt", "*.jinja")  # of the model only what turns records into tokens
@@ -104,6 +105,8 @@ def prepare(
         DataError: a source cannot be opened, no row of it can be used, or the disk will not hold it.
     """
     console = console or Console(stderr=True)
+    check_lists(recipe.data)
+    check_lists(recipe.eval.data)
     renderer = _renderer(recipe)
     work = _Work(
         renderer=renderer, shaping=objective_of(recipe.objective).shaping, rows=rows, shard_rows=shard_rows,
@@ -177,14 +180,17 @@ def _about_model(recipe: Recipe) -> dict[str, Any]:
 def _about(section: DataSection, source: Source, work: _Work) -> dict[str, Any]:
     """What the rows depend on."""
     path = Path(section.source).expanduser()
-    state = path.stat() if path.is_file() else None
+    states = [(file, file.stat()) for file in row_files(section)]
+    listed = [(str(file), state.st_mtime_ns, state.st_size) for file, state in states]
     kept = section.model_dump(mode="json", include={"source", "prompt", *APPLIED})
     about: dict[str, Any] = {
         "section": kept | {"exclude": {str(file): fingerprint(file.read_bytes()) for file in section.exclude}},
         "rows": work.rows,
         "available": None if source.endless else len(source),
         "shard_rows": work.shard_rows,
-        "file": [state.st_mtime_ns, state.st_size] if state else None,
+        "file": listed[0][1:] if listed and path.is_file() else None,
+        # of a folder there may be thousands
+        "files": [len(listed), fingerprint(listed)] if listed and not path.is_file() else None,
     }
     return about | dict(work.about)
 

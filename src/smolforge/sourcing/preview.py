@@ -15,6 +15,7 @@ from rich.text import Text
 
 from smolforge.data.film import timeline
 from smolforge.data.media import open_picture
+from smolforge.data.sources.stream import StreamTable
 from smolforge.data.sources.tables import named, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection, Modality
@@ -44,7 +45,7 @@ class Look:
     section: DataSection  # as it was opened
     columns: tuple[tuple[str, str, str], ...]  # name, type, value in the first row
     rows: tuple[Seen, ...]
-    total: int | None  # rows of the split; None where only reading all would tell
+    total: int | None  # rows of the split; None for a stream that goes on behind those seen
     modality: Modality | None
 
 
@@ -68,16 +69,18 @@ def look(section: DataSection, rows: int = 3) -> Look:
             raise
         mend = f"{error.mend}; --fixture shows its columns without a network" if error.mend else "try --fixture"
         raise DataError(error.what, where=error.where, mend=mend) from error
-    seen = []
-    for index in range(rows if source.endless else min(rows, len(source))):
-        try:
-            seen.append(Seen(number=source.rows[index], record=source.record(index)))
-        except DataError as error:
-            seen.append(Seen(number=source.rows[index], error=str(error)))
-        except IndexError:  # a stream with fewer rows
-            break
-    columns = tuple((name, kind_of(value), value_of(value)) for name, value in first.items())
+    seen: list[Seen] = []
     total = None if source.endless else len(source)
+    for index in range(rows if total is None else min(rows, total)):
+        try:
+            one = Seen(number=source.rows[index], record=source.record(index))
+        except DataError as error:
+            one = Seen(number=source.rows[index], error=str(error))
+        if isinstance(source.table, StreamTable) and source.table.epoch:  # it is over, and began anew with this row
+            total = len(seen)
+            break
+        seen.append(one)
+    columns = tuple((name, kind_of(value), value_of(value)) for name, value in first.items())
     return Look(section=section, columns=columns, rows=tuple(seen), total=total, modality=source.modality)
 
 

@@ -31,7 +31,7 @@ def shrink(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         file: the recipe's YAML.
-        overrides: "key=value" as for `load_recipe`. Folder and number of steps that they name stay as they are.
+        overrides: "key=value" as for `load_recipe`. Folder, steps and worker processes that they name stay as they are.
 
     Raises:
         RecipeError: as `load_recipe`.
@@ -76,7 +76,8 @@ def shrink(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if recipe.optim.kind.startswith("paged") and not torch.cuda.is_available():
         optim["kind"] = "adamw"  # nothing pages without CUDA
     every = {name: part(value) for name in ("save_every", "eval_every") if (value := getattr(recipe.run, name))}
-    fewer = {"workers": min(recipe.run.workers, 1), "trackers": [], "epochs": None}
+    workers = recipe.run.workers if "run.workers" in said else min(recipe.run.workers, 1)
+    fewer = {"workers": workers, "trackers": [], "epochs": None}
     tree["run"] = tree["run"] | every | fewer | {"dir": str(folder), "steps": steps}
     return parse_recipe(tree, where=f"{file}, made small")
 

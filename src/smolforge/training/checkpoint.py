@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -27,6 +26,7 @@ from safetensors.torch import save_file
 
 from smolforge.data.processor import gguf_tokenizer
 from smolforge.errors import CheckpointError
+from smolforge.files import flush
 from smolforge.model.adapters import Adapters
 from smolforge.model.build import quiet
 from smolforge.training.shards import WHOLE, Share, read_tensors, write_shard
@@ -204,7 +204,7 @@ def _begin(draft: Path) -> None:
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     for path in (*draft.iterdir(), draft):
-        _flush(path)
+        flush(path)
     if folder.exists():  # a rename cannot replace a folder that has content: step aside first
         old = folder.with_name(f"{folder.name}.old{UNFINISHED}")
         if old.exists():
@@ -214,7 +214,7 @@ def _put_in_place(draft: Path, folder: Path) -> None:
         shutil.rmtree(old)
     else:
         draft.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _failure(folder: Path, error: Exception) -> CheckpointError:
@@ -222,11 +222,3 @@ def _failure(folder: Path, error: Exception) -> CheckpointError:
     what = "the disk is full" if full else f"cannot be written ({error})"
     mend = "free some space and run the same command again: it goes on from the last checkpoint"
     return CheckpointError(what, where=folder, mend=mend)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -16,8 +18,9 @@ import yaml
 
 from smolforge.data.batch import PackedBatch
 from smolforge.data.pipeline import Step
-from smolforge.errors import TrainingError
+from smolforge.errors import RecipeError, TrainingError
 from smolforge.files import write_whole
+from smolforge.lock import alone
 from smolforge.machine import energy, peak_memory, versions
 from smolforge.model.adapters import grouped, reached_beyond, stands_beside
 from smolforge.model.build import count_parameters, load_model
@@ -71,9 +74,33 @@ def is_over(run: Setup) -> bool:
     return run.progress.ended or run.progress.step >= run.steps
 
 
-def is_finished(run: Setup) -> bool:
+@contextmanager
+def held(folder: Path, runtime: Runtime) -> Iterator[None]:
+    """The run's folder, made and held by the first process: two runs that write one folder would spoil it.
+
+    Raises:
+        RecipeError: it cannot be made.
+        DataError: another run works in it.
+    """
+    if not runtime.is_main:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"cannot be made ({error.strerror})", where=f"run.dir {folder}", mend="choose another folder"
+        ) from error
+    with alone(folder / ".lock", "run"):
+        yield
+
+
+def is_finished(run: Setup, runtime: Runtime) -> bool:
     """A run that is over and has its summary is left as it is."""
-    return is_over(run) and (run.folder / "summary.json").is_file()
+    finished = is_over(run) and (run.folder / "summary.json").is_file()
+    if finished and runtime.is_main:
+        print(f"{run.folder} is finished: {run.progress.step} of {run.steps} steps", file=sys.stderr)
+    return finished
 
 
 def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
@@ -179,7 +206,17 @@ def forgotten_features(run: Setup) -> list[str]:
 
 
 def over_all(objective: Objective, step: Step, runtime: Runtime) -> tuple[Counts, float, float]:
-    """(counts of the objective's units, examples, tokens) of a step over all processes."""
+    """(counts of the objective's units, examples, tokens) of a step over all processes.
+
+    Raises:
+        TrainingError: they see different data.
+    """
+    if len(set(runtime.gather(step.plan))) > 1:
+        raise TrainingError(
+            "the processes see different data, and would learn some examples twice and others never",
+            where="data",
+            mend="give all of them the same files, whole: a shared disk, or equal copies",
+        )
     counts = total_counts(objective, step.rows)
     *totals, examples, tokens = runtime.sum([*counts.values(), step.tally.examples, step.tally.tokens])
     return dict(zip(counts, totals)), examples, tokens
@@ -240,7 +277,8 @@ def tell_gradients(run: Setup, step: Step, runtime: Runtime, tracking: Tracking)
     state.pictures_checked = pictures
     norms = run.optimizer.gradient_norms()
     tracking.say("gradient norms: " + ", ".join(f"{part} {norm:.3g}" for part, norm in norms.items()))
-    silent = [part for part, norm in norms.items() if norm == 0 and (pictures or (part == "decoder" and step.rows))]
+    some = runtime.agree(bool(step.rows))  # norms are over all processes, and so is what to think of them
+    silent = [part for part, norm in norms.items() if norm == 0 and (pictures or (part == "decoder" and some))]
     if silent:
         raise TrainingError(
             f"{' and '.join(silent)} should train and received no gradient", mend="freeze it, or look at the data"

@@ -12,6 +12,7 @@ from smolforge.recipe import Recipe
 from smolforge.training.chores import (
     evaluate,
     finish,
+    held,
     is_finished,
     is_over,
     level,
@@ -42,9 +43,14 @@ def train(recipe: Recipe) -> Path:
         UserError: what stopped it; the last checkpoint stays.
     """
     runtime = Runtime(recipe.run)
+    with held(recipe.run.dir, runtime):
+        return _train(recipe, runtime)
+
+
+def _train(recipe: Recipe, runtime: Runtime) -> Path:
     run = set_up(recipe, runtime)
     state, model, objective = run.progress, run.model, run.objective
-    if is_finished(run):
+    if is_finished(run, runtime):
         return run.folder
     tracking = Tracking(run.folder, steps=run.steps, first=state.step, speak=runtime.is_main)
     with tracking, stop_signals() as stop:

@@ -13,17 +13,16 @@ from typing import Any
 import torch
 
 from smolforge.data.pipeline import Stream, Tally, open_stream
-from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
-from smolforge.errors import CheckpointError, DataError, RecipeError
+from smolforge.errors import CheckpointError, DataError
 from smolforge.hub import local_folder
-from smolforge.loading import base_folder, load_tree, merge, same_tokenizer
+from smolforge.loading import base_folder, load_tree, merge, run_renderer, same_tokenizer
 from smolforge.model.adapters import BASE, add_adapters, base_fingerprint, is_adapter, refuse_another_base
 from smolforge.model.freeze import apply_freeze
 from smolforge.model.quantize import quantize
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
-from smolforge.recipe import COMPONENTS, Recipe, VirtualTokens, differences
+from smolforge.recipe import COMPONENTS, Recipe, differences
 from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files, save_model
 from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
@@ -108,12 +107,6 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     folder = recipe.run.dir
     refuse_unfit(recipe, sharded=runtime.plugin is not None, mixed_precision=runtime.mixed_precision)
     if runtime.is_main:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecipeError(
-                f"cannot be made ({error.strerror})", where=f"run.dir {folder}", mend="choose another folder"
-            ) from error
         clear_leftovers(folder / "checkpoints")
     runtime.wait()
     checkpoint = newest_checkpoint(folder / "checkpoints")
@@ -124,9 +117,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     begin = _begin(recipe, checkpoint)
     goes_on = checkpoint if checkpoint and recipe.adapters is None else begin  # adapters go on from their base
     whole = base_folder(goes_on)
-    rules: dict[str, Any] = {"images": recipe.images, "video": recipe.video, "cache": recipe.cache.dir}
-    rules["row_tokens"] = recipe.batch.row_tokens
-    renderer = _leave_room(load_renderer(whole, **rules), recipe)
+    renderer = run_renderer(recipe, whole)
     objective = objective_of(recipe.objective)
     mixing: dict[str, Any] = {"mixture": recipe.mixture, "examples": recipe.batch.examples}
     stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed, **mixing)
@@ -148,7 +139,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
                 quantize(tree.model, recipe.quantize)
             return tree
         place = local_folder(name)
-        other = load_renderer(base_folder(place), **rules)
+        other = run_renderer(recipe, base_folder(place))
         same_tokenizer(renderer, other, name)
         return open_model(place, other)
 
@@ -184,20 +175,6 @@ def _begin(recipe: Recipe, checkpoint: Path | None) -> Path:
     """The folder of the weights that a run began with. Adapters on a start that had adapters itself: the run keeps it merged."""
     kept = recipe.run.dir / BASE
     return kept if checkpoint and kept.is_dir() else local_folder(recipe.model.name, recipe.model.revision)
-
-
-def _leave_room(renderer: Renderer, recipe: Recipe) -> Renderer:
-    """Virtual tokens take positions off the context."""
-    if not isinstance(recipe.adapters, VirtualTokens):
-        return renderer
-    tokens = recipe.adapters.tokens
-    if tokens >= renderer.context:
-        raise RecipeError(
-            f"{tokens} virtual tokens leave nothing of the model's {renderer.context} positions",
-            where="adapters.tokens",
-            mend="give fewer",
-        )
-    return replace(renderer, context=renderer.context - tokens)
 
 
 def _put_adapters(

@@ -170,10 +170,9 @@ class Sharding:
                     continue
                 if parameter not in plain:
                     here: Any = parameter.detach().to(self.runtime.device)
-                    full = here.full_tensor()
-                    if self.runtime.is_main:
-                        full = full.to("cpu", self.dtype)
-                        plain[parameter] = nn.Parameter(full, requires_grad=parameter.requires_grad)
+                    full = here.full_tensor()  # once for tied weights, on every process alike
+                    full = full.to("cpu", self.dtype) if self.runtime.is_main else full[:0].cpu()
+                    plain[parameter] = nn.Parameter(full, requires_grad=parameter.requires_grad)
                 if self.runtime.is_main:
                     put.append((module, name, parameter))
                     setattr(module, name, plain[parameter])

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from smolforge.errors import CheckpointError
+from smolforge.files import flush
 from smolforge.training.adamw import MOMENTS
 
 WHOLE = "optimizer.safetensors"
@@ -69,7 +70,9 @@ def write_shard(folder: Path, tensors: Mapping[str, torch.Tensor], rows: Mapping
     """
     table = json.dumps({name: [part.start, part.stop] for name, part in rows.items()})
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(content, folder / shard_name(rank, world), metadata={"rows": table})
+    file = folder / shard_name(rank, world)
+    save_file(content, file, metadata={"rows": table})
+    flush(file)  # the process that renames the folder may run on another machine
 
 
 def read_tensors(checkpoint: Path, share: Share | None = None) -> dict[str, torch.Tensor]:

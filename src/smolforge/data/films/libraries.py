@@ -36,6 +36,7 @@ from smolforge.errors import DataError, MediaError
 Backend = Literal["auto", "pyav", "torchcodec", "decord", "torchvision"]
 
 AUTO: Backend = "pyav"
+MODULES: dict[Backend, str] = {"decord": "decord", "torchcodec": "torchcodec.decoders", "torchvision": "torchvision.io"}
 PYAV = "use video.backend: pyav"
 SOUGHT_BY_DECORD = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # it gave other frames of MPEG-TS and MPEG-PS
 OTHER_DECODED = 10240  # frames that decord tries before it gives up at a damaged file's end; its own default
@@ -53,6 +54,12 @@ def chosen(backend: Backend) -> Backend:
     if backend not in get_args(Backend):
         raise DataError(f"no backend {backend}", where="video.backend", mend=f"one of {', '.join(get_args(Backend))}")
     return AUTO if backend == "auto" else backend
+
+
+def check_backend(backend: Backend) -> None:
+    """Fail before a run, not at each of its videos, when a library is not here. Raises DataError."""
+    if chosen(backend) != "pyav":
+        _loaded(MODULES[chosen(backend)], Path("video.backend"))
 
 
 def frames(path: Path, stamps: Sequence[int], backend: Backend = "auto", *, version: Version | None = None) -> list[Image.Image]:
@@ -84,7 +91,7 @@ def frames(path: Path, stamps: Sequence[int], backend: Backend = "auto", *, vers
 
 def _of_decord(path: Path, index: VideoIndex, stamps: Sequence[int]) -> list[Image.Image]:
     """decord counts frames from a key frame on, which goes wrong where some are shown before it or are not whole yet."""
-    decord = _loaded("decord", path)
+    decord = _loaded(MODULES["decord"], path)
     if index.container not in SOUGHT_BY_DECORD:
         raise MediaError(f"a file of the kind {index.container}, which decord is not trusted with", where=path, mend=PYAV)
     if not index.closed:
@@ -109,7 +116,7 @@ def _check_times(path: Path, library: str, stamps: Sequence[int], tick: Any, tim
 
 
 def _of_torchcodec(path: Path, index: VideoIndex, stamps: Sequence[int]) -> list[Image.Image]:
-    decoders = _loaded("torchcodec.decoders", path)
+    decoders = _loaded(MODULES["torchcodec"], path)
     film = index.timeline
     try:
         decoder = decoders.VideoDecoder(str(path), stream_index=index.stream, dimension_order="NHWC", num_ffmpeg_threads=0)
@@ -125,7 +132,7 @@ def _of_torchvision(path: Path, index: VideoIndex, stamps: Sequence[int]) -> lis
     """Its reader seeks to a key frame at or before a time; frames are read from there to the one that is asked for."""
     import av
 
-    io = _loaded("torchvision.io", path)
+    io = _loaded(MODULES["torchvision"], path)
     av.logging.set_level(None)  # its import changed it; `packets.opened` says why it must not
     if not hasattr(io, "VideoReader"):
         raise DataError("this torchvision reads no videos, as none from 0.27 on", where=path, mend=f"{PYAV} or torchcodec")

@@ -60,6 +60,19 @@ def modality_of(record: Record) -> Modality:
     return "text" if not pictures else "image" if pictures == 1 else "multi_image"
 
 
+def name_of(source: str) -> str | None:
+    """Name here of a source that is called by its name here or on the Hub; None of any other, and of a path that exists.
+
+    >>> name_of("HuggingFaceM4/the_cauldron"), name_of("the_cauldron"), name_of("pairs.jsonl")
+    ('the_cauldron', 'the_cauldron', None)
+    """
+    if source in SOURCES:
+        return source
+    if Path(source).expanduser().exists():
+        return None
+    return next((name for name, one in SOURCES.items() if one.hub == source), None)
+
+
 DRAWN = "drawn by smolforge"
 COCO = "COCO's pictures are not included: unpack train2017.zip, from cocodataset.org, into the folder"
 

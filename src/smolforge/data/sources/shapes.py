@@ -53,7 +53,7 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
         DataError: no known shape, or a malformed one.
     """
     row = pair_columns(row)
-    column = next((column for column in IMAGE_COLUMNS if row.get(column) is not None), None)
+    column = next((column for column in IMAGE_COLUMNS if _given(row.get(column))), None)
     pictures = [media(value, base) for value in _listed(row[column])] if column else []
     videos = _videos(row, base)
     has = {column for column, value in row.items() if value is not None}
@@ -167,11 +167,11 @@ def _parts(content: Any, base: Path | None) -> Iterable[Part]:
         if kind == "text":
             yield str(part["text"])
         elif kind in ("image", "image_url"):
-            value = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None)
+            value = next((part[key] for key in ("image", "path", "url", "image_url") if _given(part.get(key))), None)
             value = value["url"] if kind == "image_url" and isinstance(value, dict) else value
             yield PLACEHOLDER if value is None else media(value, base)
         elif kind == "video":
-            value = next((part[key] for key in ("video", "path", "url") if part.get(key) is not None), None)
+            value = next((part[key] for key in ("video", "path", "url") if _given(part.get(key))), None)
             yield VIDEO_PLACEHOLDER if value is None else video(value, base, *_cut(part))
         else:
             raise DataError(f"a content part of type {kind!r}", mend="parts are text, image and video")
@@ -203,7 +203,7 @@ def _placed(messages: tuple[Message, ...], pictures: list[Media], videos: list[V
 
 def _videos(row: dict[str, Any], base: Path | None) -> list[Video]:
     """Videos of a row's column, the only one cut where the row says."""
-    column = next((column for column in VIDEO_COLUMNS if row.get(column) is not None), None)
+    column = next((column for column in VIDEO_COLUMNS if _given(row.get(column))), None)
     values = _listed(row[column]) if column else []
     return [video(value, base, *(_cut(row) if len(values) == 1 else (None, None))) for value in values]
 
@@ -226,13 +226,29 @@ def _cut(row: dict[str, Any]) -> tuple[float | None, float | None]:
     return None if start is None else float(start), None if end is None else float(end)
 
 
+def _given(value: Any) -> bool:
+    """Whether a row has a picture or video there: text-only rows of LLaVA's kind have an empty path.
+
+    >>> _given("a.jpg"), _given(" "), _given(None), _given([])
+    (True, False, False, True)
+    """
+    return value is not None and not (isinstance(value, str) and not value.strip())
+
+
+def _path(value: str, base: Path | None, what: str) -> Path:
+    """A path as a row gives it. The folder of the rows itself is no video, though it may hold pictures that look like frames."""
+    path = Path(value).expanduser()
+    if not value.strip() or path == Path():
+        raise DataError(f"a {what} with an empty path", mend="give its path, or leave it out")
+    return path if path.is_absolute() or base is None else base / path
+
+
 def media(value: Any, base: Path | None) -> Media:
     """A picture as rows give it: path (from `base`), address, bytes, `datasets`' dict, decoded, or a function that gives one."""
     if isinstance(value, dict):  # `datasets` leaves undecoded pictures as {"bytes": .., "path": ..}
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and not value.startswith(("http://", "https://", "data:")):
-        path = Path(value).expanduser()
-        return Media(ref=path if path.is_absolute() or base is None else base / path)
+        return Media(ref=_path(value, base, "picture"))
     if not isinstance(value, str | bytes | Image) and not callable(value):
         raise DataError(f"a picture given as {type(value).__name__}", mend="give a path, an address or the file's bytes")
     return Media(ref=value)
@@ -246,8 +262,7 @@ def video(value: Any, base: Path | None, start: float | None = None, end: float 
     if isinstance(value, str) and re.match(r"(https?|data):", value):
         raise DataError("a video given as an address", mend="download it and give its path")
     if isinstance(value, str):
-        path = Path(value).expanduser()
-        value = path if path.is_absolute() or base is None else base / path
+        value = _path(value, base, "video")
     if not isinstance(value, Path | bytes) and not hasattr(value, "frame"):
         raise DataError(f"a video given as {type(value).__name__}", mend="give a path or the file's bytes")
     return Video(ref=value, start=start, end=end)

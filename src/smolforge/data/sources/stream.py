@@ -59,7 +59,7 @@ class StreamTable:
         import datasets
 
         self.parts, self.seed, self.where = tuple(dict(part) for part in parts), seed, where
-        key = fingerprint(content, self.parts, seed, datasets.__version__)
+        key = fingerprint(content, self.parts, seed, datasets.__version__, "all shards in every process")
         self.places = places / key if places else None
         self._known: dict[int, dict[str, Any]] = {0: {"row": 0, "epoch": 0, "turn": 0, "state": None}}
         if self.places and self.places.is_dir():
@@ -71,6 +71,11 @@ class StreamTable:
 
     def __len__(self) -> int:
         return ENDLESS
+
+    @property
+    def epoch(self) -> int:
+        """How many times the whole stream was passed before the row that was read last."""
+        return self._epoch
 
     def __getitem__(self, index: int) -> Row:
         with self._lock:
@@ -131,7 +136,8 @@ class StreamTable:
         self._dataset.set_epoch(1 + int(fingerprint(self.seed, self._epoch)[:12], 16))
         if state is not None:
             self._dataset.load_state_dict(state)
-        self._rows = iter(self._dataset)
+        # Not `iter(self._dataset)`, which in a process of a DataLoader reads that process's share of the shards alone.
+        self._rows = ({name: values[0] for name, values in batch.items()} for batch in self._dataset.iter(batch_size=1))
 
     def _next(self) -> Row:
         if self._at % EVERY == 0 and self._at not in self._known:
@@ -139,7 +145,7 @@ class StreamTable:
         while True:
             try:
                 assert self._rows is not None
-                row = dict(next(self._rows))
+                row = next(self._rows)
                 break
             except StopIteration:
                 self._turn += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from smolforge.data.exclusion import excluded
 from smolforge.data.features import cache_folder
 from smolforge.data.prompts import Prompt, first_prompt
 from smolforge.data.sources import clips, prepared, scenes, shapes
-from smolforge.data.sources.catalog import SOURCES, NamedSource
+from smolforge.data.sources.catalog import SOURCES, NamedSource, name_of
 from smolforge.data.sources.files import LISTS, READERS, annotation_table, local_table, table_of
 from smolforge.data.sources.hub_rows import hub_configs, hub_table
 from smolforge.data.sources.rows import Chain, Row, Table, ToRecord
@@ -23,7 +24,7 @@ from smolforge.records import Media, Message, Part, Record, Video
 
 __all__ = [
     "LISTS", "READERS", "SOURCES", "NamedSource", "Row", "Source", "Table", "ToRecord", "hub_table", "local_table", "named",
-    "open_source", "split_slice",
+    "open_source", "row_files", "split_slice",
 ]  # fmt: skip
 
 DRAWN: dict[str, Callable[[str], Table]] = {
@@ -46,6 +47,7 @@ class Source:
     prompt: Prompt = None  # the recipe's
     endless: bool = False  # a stream
     roots: tuple[Path, ...] = ()  # folders that relative paths start from: the first that has the file
+    within: tuple[Path, ...] = ()  # folders that strangers' rows may name files in; none: a user's own rows, which may name any
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,7 +73,7 @@ class Source:
                 where=f"{self.name}[{number}] ({type(error).__name__}: {error})",
                 mend="compare it with the shapes in the documentation",
             ) from error
-        return _found(record, self.roots) if self.roots else record
+        return _found(record, self.roots, self.within) if self.roots or self.within else record
 
 
 def named(source: str) -> NamedSource | None:
@@ -80,8 +82,8 @@ def named(source: str) -> NamedSource | None:
     >>> named("HuggingFaceM4/the_cauldron") is named("the_cauldron")
     True
     """
-    by_hub = None if Path(source).expanduser().exists() else next((one for one in SOURCES.values() if one.hub == source), None)
-    return SOURCES.get(source) or by_hub
+    name = name_of(source)
+    return None if name is None else SOURCES[name]
 
 
 def open_source(section: DataSection, *, seed: int = 0) -> Source:
@@ -115,6 +117,28 @@ def open_source(section: DataSection, *, seed: int = 0) -> Source:
         if not rows:
             raise DataError("every row is to be left out", where=section.source, mend="look at the lists in exclude")
     return replace(opened, rows=rows)
+
+
+def row_files(section: DataSection) -> list[Path]:
+    """Files on this disk that a source's rows are read from, sorted; none of what the Hub gives or what is drawn. Pictures and
+    videos that rows name are not among them.
+
+    Raises:
+        DataError: no annotations in a named source's `dir`.
+    """
+    known = named(section.source)
+    if section.fixture or (known and section.dir is None):
+        return []
+    path = (section.dir or Path(section.source)).expanduser()
+    if path.is_file():
+        return [path]
+    if known and known.annotations:
+        splits = split_slice(section.split)[0].split("+")
+        return sorted({file for name in _names(section, known, None) for file in _annotation_files(path, known, name, splits)})
+    if listed := next((path / name for name in LISTS if (path / name).is_file()), None):
+        return [listed]
+    kinds = (".parquet", ".arrow", *(READERS if section.streaming else ()))
+    return sorted(file for file in path.rglob("*") if file.suffix in kinds and file.is_file()) if path.is_dir() else []
 
 
 def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
@@ -170,7 +194,8 @@ def _opened(section: DataSection, known: NamedSource | None, split: str, seed: i
         return _from_path(path, section, None, split, seed)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in READERS:
         if section.dir is not None:
-            return _from_path(section.dir.expanduser(), section, None, split, seed)
+            folder = section.dir.expanduser()
+            return replace(_from_path(folder, section, None, split, seed), within=(folder,))
         return _from_hub(source, section, None, split, seed)
     raise DataError("no such file or source", where=source, mend=f"known by name: {', '.join(SOURCES)}")
 
@@ -210,9 +235,17 @@ def _from_hub(hub: str, section: DataSection, known: NamedSource | None, split: 
     whole = _published_split(section, known, split)
     if section.streaming:
         parts, content = hub_parts(hub, whole, names, section.revision)
-        return _stream(section, to_record, parts, content, seed)
+        return replace(_stream(section, to_record, parts, content, seed), within=_hub_caches())
     source = _whole(section.source, to_record, [hub_table(hub, name, whole, revision=section.revision) for name in names])
-    return _of_split(source, known, split)
+    return replace(_of_split(source, known, split), within=_hub_caches())
+
+
+def _hub_caches() -> tuple[Path, ...]:
+    """Folders that files of the Hub's data sets arrive in: tables of loose pictures name them there."""
+    import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.DOWNLOADED_DATASETS_PATH), Path(HF_HUB_CACHE)
 
 
 def _published_split(section: DataSection, known: NamedSource | None, split: str) -> str:
@@ -250,19 +283,20 @@ def _downloaded(section: DataSection, known: NamedSource, split: str, seed: int)
     folder = section.dir.expanduser()
     if not known.annotations:
         source = _from_path(folder, section, known, _published_split(section, known, split), seed)
-        return replace(_of_split(source, known, split), options={}, roots=tuple(folder / root for root in known.roots))
+        below = tuple(folder / root for root in known.roots)
+        return replace(_of_split(source, known, split), options={}, roots=below, within=(folder,))
     if section.streaming:
         mend = "leave streaming out: rows of files are read one by one anyway"
         raise DataError("streaming of annotations in a folder", where=section.source, mend=mend)
     _refuse_splits(known, split, section.source)
     files = [file for name in _names(section, known, None) for file in _annotation_files(folder, known, name, split.split("+"))]
     roots = dict.fromkeys([folder / root for root in known.roots] + [file.parent for file in files])
-    return _whole(section.source, known.record, list(map(annotation_table, files)), roots=tuple(roots))
+    return _whole(section.source, known.record, list(map(annotation_table, files)), roots=tuple(roots), within=(folder,))
 
 
 def _annotation_files(folder: Path, known: NamedSource, name: str | None, splits: Sequence[str]) -> list[Path]:
     """Files with the rows of a configuration and its splits, in the order of the splits and of their names."""
-    by_pattern = ([file for file in folder.glob(pattern) if file.is_file()] for pattern in known.annotations)
+    by_pattern = ([file for file in folder.glob(pattern) if _is_rows(file, folder)] for pattern in known.annotations)
     found = sorted(next(filter(None, by_pattern), []))
     if name is not None:
         found = [file for file in found if _fits(file.relative_to(folder), known.called.get(name, f"*{name}*"))]
@@ -273,6 +307,11 @@ def _annotation_files(folder: Path, known: NamedSource, name: str | None, splits
         looked = ", ".join(known.annotations)
         raise DataError(f"no annotations of {asked}", where=folder, mend=f"looked for {looked}; {known.note}".rstrip("; "))
     return found
+
+
+def _is_rows(file: Path, folder: Path) -> bool:
+    """Not the bookkeeping of a download, which lies in hidden folders."""
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _fits(file: Path, pattern: str) -> bool:
@@ -287,7 +326,7 @@ def _fixture(section: DataSection, known: NamedSource | None, split: str) -> Sou
         _refuse_splits(known, split, section.source)
     folder = cache_folder(None) / "fixtures" / section.source.replace("/", "--")
     roots = tuple(folder / root for root in known.roots)
-    return _of_split(_whole(section.source, known.record, [known.fixture(folder)], roots=roots), known, split)
+    return _of_split(_whole(section.source, known.record, [known.fixture(folder)], roots=roots, within=(folder,)), known, split)
 
 
 def _refuse_splits(known: NamedSource | None, split: str, source: str) -> None:
@@ -312,14 +351,30 @@ def _stream(
     )  # fmt: skip
 
 
-def _found(record: Record, roots: tuple[Path, ...]) -> Record:
-    """The record with relative paths where their files are: below the first root that has them, else the first of all."""
+def _found(record: Record, roots: tuple[Path, ...], within: tuple[Path, ...]) -> Record:
+    """The record with relative paths where their files are: below the first root that has them, else the first of all.
+
+    Raises:
+        DataError: a path outside of the folders that rows may name files in: a row of strangers could have any file here copied
+            into what is shared.
+    """
+    allowed = [os.path.abspath(folder) for folder in within]
 
     def placed(part: Part) -> Part:
-        if not isinstance(part, Media | Video) or not isinstance(part.ref, Path) or part.ref.is_absolute():
+        if not isinstance(part, Media | Video) or not isinstance(part.ref, Path):
             return part
         ref = part.ref
-        return replace(part, ref=next((root / ref for root in roots if (root / ref).exists()), roots[0] / ref))
+        if roots and not ref.is_absolute():
+            ref = next((root / ref for root in roots if (root / ref).exists()), roots[0] / ref)
+        if not allowed:
+            return replace(part, ref=ref)
+        # Without following links, which only the user can have put here: `train2017` may be one. Paths that climb are opened as
+        # they were checked, for `link/..` is another folder on the disk than in words.
+        plain = Path(os.path.abspath(ref))
+        if not any(plain.is_relative_to(folder) for folder in allowed):
+            mend = "put the file into `dir` and name it from there; a table of your own, opened by its path, may name any file"
+            raise DataError("a row that names a file outside of its folder", where=f"{record.name}: {str(part.ref)!a}", mend=mend)
+        return replace(part, ref=plain if ".." in ref.parts else ref)
 
     messages = tuple(
         Message(role=message.role, content=tuple(map(placed, message.content)), train=message.train)

@@ -1,8 +1,9 @@
-"""One process at a time in a folder: two would write the same drafts."""
+"""One process at a time in a folder: two would write the same files."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,19 @@ def alone(file: Path, what: str) -> Iterator[None]:
 
     Args:
         file: of the lock; made when absent.
-        what: what holds it, for the message.
+        what: what holds it, for the message, which names its process.
 
     Raises:
         DataError: another process holds it.
     """
-    with file.open("w") as handle:
+    with file.open("a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DataError(f"another {what} works in it", where=file.parent, mend="wait for it") from error
+            handle.seek(0)
+            mend = f"wait for process {handle.read().strip() or 'that holds it'}, or end it"
+            raise DataError(f"another {what} works in it", where=file.parent, mend=mend) from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
         yield
