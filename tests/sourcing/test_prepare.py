@@ -353,3 +353,12 @@ def test_the_folder_is_one_that_datasets_reads(tiny, tmp_path):
     done = prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]), tmp_path / "out")
     rows = datasets.load_from_disk(str(done.sources[0].folder))
     assert (len(rows), set(rows.column_names)) == (4, {"record", "images", "videos", "tokens", "tiles", "row"})
+
+
+def test_a_folder_of_somebody_s_is_left_alone(tiny, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "recipe.yaml").write_text("# my own\n")
+    tree = {"model": {"name": str(tiny)}, "data": [{"source": "scenes", "split": "train[:2]"}], "run": {"dir": "r", "steps": 1}}
+    with pytest.raises(DataError, match="is not empty, and no preparation made it"):
+        prepare(parse_recipe(tree), tmp_path / "own")
+    assert (tmp_path / "own" / "recipe.yaml").read_text() == "# my own\n"

@@ -27,7 +27,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch.distributed.fsdp import CPUOffloadPolicy
-from transformers import SmolVLMForConditionalGeneration
+from transformers import LlamaForCausalLM, SmolVLMForConditionalGeneration
 
 import smolforge
 from smolforge.data.pipeline import open_stream
@@ -475,3 +475,23 @@ def test_slurm_script(tmp_path: Path) -> None:
     assert (arguments.num_machines, arguments.num_processes, arguments.machine_rank) == (2, 16, 1)
     assert (arguments.main_process_ip, arguments.main_process_port) == ("first", 20007)
     assert (arguments.training_script, arguments.training_script_args) == ("smolforge.cli", ["train", "my.yaml", "run.steps=3"])
+
+
+def test_tied_weights_are_gathered_once_on_every_process(make: Make, finished, tmp_path: Path) -> None:
+    """A SmolLM2's head is its table of tokens; what is saved is tied again."""
+    from smolforge.tiny import assemble_text
+
+    assemble_text(tmp_path / "text")
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "text")
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "text")
+    data = [section.model_dump(mode="json") for section in make("text").data][1:]
+    settings = {
+        "model": {"name": str(tmp_path / "text")}, "data": data, "eval": {"data": data, "examples": 4, "samples": 0},
+        "freeze": {}, "run": {"steps": 3, "save_every": 3},
+    }  # fmt: skip
+    alone, sharded = finished(make("tied-one", **settings)), finished(make("tied-two", **settings), 2, FSDP)
+    assert losses(sharded) == pytest.approx(losses(alone), rel=1e-5)
+    saved = LlamaForCausalLM.from_pretrained(sharded / "model")
+    assert saved.lm_head.weight.data_ptr() == saved.model.embed_tokens.weight.data_ptr()

@@ -9,9 +9,11 @@ which these processes ignore, and waits for; here they are ended before that.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -28,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from smolforge.errors import DataError, UserError
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 AHEAD = 2  # steps that each process is ahead
 # PyTorch's words for a process that is gone; those for an error in one that lives begin with "Caught"
 GONE = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
@@ -69,7 +72,7 @@ def prepared(
     began, end = time.monotonic(), None
     try:
         with _noticing_deaths(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # the recipe's number is meant, whatever cores it has
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # the recipe's number is meant, whatever the cores
             loader = DataLoader(
                 _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=AHEAD,
                 collate_fn=_as_it_is, worker_init_fn=_ignore_signals, multiprocessing_context=method,
@@ -138,3 +141,5 @@ def _ignore_signals(number: int) -> None:
     """Ctrl-C and SIGTERM reach all processes of a terminal; the training process decides, and these end with it."""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
+    if sys.platform == "linux":  # who hands something over when the training process is killed would wait for ever
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

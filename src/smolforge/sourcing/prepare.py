@@ -113,6 +113,8 @@ def prepare(
         workers=workers or min(WORKERS, os.cpu_count() or 1), console=console, free=free,
         about=_about_model(recipe),
     )  # fmt: skip
+    if out.is_dir() and any(out.iterdir()) and not (out / LOCK).exists():
+        raise DataError("is not empty, and no preparation made it", where=out, mend="give another folder")
     out.mkdir(parents=True, exist_ok=True)
     with alone(out / LOCK, "preparation"):
         return _prepare_all(recipe, out, work)
