@@ -423,3 +423,17 @@ def test_answers_are_true_of_what_is_drawn():
         moved = centre(frames[-1]) - centre(frames[0])
         expected = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[filmed(number).move]
         assert np.allclose(np.sign(np.where(abs(moved) > 5, moved, 0)), expected)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (DataSection(source="the_cauldron", name="ai2dx", fixture=True), "no configuration ai2dx; did you mean ai2d"),
+        (DataSection(source="docmatix", name="pdf", fixture=True), "no configuration pdf; it has images, zero-shot-exp"),
+        (DataSection(source="the_cauldrn"), "did you mean the_cauldron"),
+    ],
+)
+def test_misspelt_names_are_met_without_a_network(section, words):
+    with pytest.raises(DataError) as raised:
+        open_source(section)
+    assert words in str(raised.value)

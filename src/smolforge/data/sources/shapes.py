@@ -74,7 +74,7 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     else:
         raise DataError(
             f"columns {', '.join(sorted(has)) or '(none)'} fit no known shape",
-            mend="bring messages, prompt + completion, prompt + chosen + rejected, image + captions or image + question + answer",
+            mend="bring messages, prompt + completion, prompt + chosen + rejected; image or video + captions or question, answer",
         )
     if not responses:
         raise DataError("no answer", mend="remove the row or give it an answer")

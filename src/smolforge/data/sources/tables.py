@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,7 @@ def _opened(section: DataSection, known: NamedSource | None, split: str, seed: i
     """A source with all rows of the split."""
     source, to_record = section.source, known.record if known else shapes.record
     if section.fixture:
+        _refuse_names(section, known)
         return _fixture(section, known, split)
     if source in DRAWN:
         _refuse_splits(known, split, source)
@@ -197,7 +199,23 @@ def _opened(section: DataSection, known: NamedSource | None, split: str, seed: i
             folder = section.dir.expanduser()
             return replace(_from_path(folder, section, None, split, seed), within=(folder,))
         return _from_hub(source, section, None, split, seed)
-    raise DataError("no such file or source", where=source, mend=f"known by name: {', '.join(SOURCES)}")
+    meant = _did_you_mean(source, SOURCES)
+    raise DataError("no such file or source", where=source, mend=meant or f"known by name: {', '.join(SOURCES)}")
+
+
+def _refuse_names(section: DataSection, known: NamedSource | None) -> None:
+    """A fixture has all configurations of its source, and none besides: trying a recipe finds their misspellings."""
+    if known is None or not known.configs:
+        return
+    for name in (section.name,) if isinstance(section.name, str) else section.name or ():
+        if name not in (*known.configs, "all"):
+            mend = _did_you_mean(name, known.configs) or f"it has {', '.join(known.configs)}"
+            raise DataError(f"no configuration {name}", where=section.source, mend=mend)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _whole(name: str, to_record: ToRecord, tables: Sequence[Table], **more: Any) -> Source:
