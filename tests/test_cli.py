@@ -40,7 +40,7 @@ def test_every_verb_has_examples_that_parse():
 
     parser = build_parser()
     verbs = parser._subparsers._group_actions[0].choices
-    assert len(verbs) == 13
+    assert len(verbs) == 16
     for name, verb in verbs.items():
         examples = [line.strip() for line in verb.epilog.splitlines()[1:]]
         assert examples, name

@@ -243,7 +243,7 @@ def test_a_run_before_and_after(lora, tiny, tmp_path, shown):
 
 def test_names_that_are_not_known(tiny, tmp_path, fails):
     given = ("--fixture", "--out", tmp_path / "out")
-    assert "no task popes; tasks are scenes, coco_caption" in fails(*evaluate(tiny, *given, tasks="docvqa,popes"))
+    assert "no task popes; tasks are scenes, clips, coco_caption" in fails(*evaluate(tiny, *given, tasks="docvqa,popes"))
     assert "no prompts helm; there are lmms-eval, vlmevalkit" in fails(*evaluate(tiny, *given, "--prompts", "helm"))
     assert "no task; give --tasks" in fails("evaluate", tiny, "--device", "cpu")
     assert "preference needs pairs; give a file" in fails(*evaluate(tiny, tasks="preference"))

@@ -19,9 +19,8 @@ from smolforge.evals.names import METRICS, TASKS
 from smolforge.evals.predictions import score_predictions
 from smolforge.evals.results import measure_facts
 from smolforge.evals.rows import open_rows
-from smolforge.records import Media
 
-SAME_UNDER_BOTH = {"scenes", "chair", "object_halbench", "mmhal"}  # VLMEvalKit has none of them, or asks the very words
+SAME_UNDER_BOTH = {"scenes", "clips", "chair", "object_halbench", "mmhal"}  # VLMEvalKit has none of them, or asks the very words
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +50,7 @@ def split(opened: tuple[Any, Any], protocol: Any) -> tuple[Any, Any, Any]:
 def words(question: Question) -> str:
     """Everything that is asked, pictures as one sign."""
     parts = [
-        f"<{message.role}>" + "".join("*" if isinstance(part, Media) else part for part in message.content)
+        f"<{message.role}>" + "".join(part if isinstance(part, str) else "*" for part in message.content)
         for message in question.record.messages
     ]
     return "".join(parts)
@@ -121,7 +120,7 @@ def test_its_fixture_is_asked(asked, name, protocol):
         assert question.max_new_tokens >= 1
         assert not question.record.responses
         assert json.loads(json.dumps(question.facts)) == question.facts, "facts are kept as JSON"
-        assert bool(question.record.media) == benchmark.pictures
+        assert bool(question.record.media or question.record.videos) == benchmark.pictures
         assert question.record.messages[-1].role in ("user", "assistant")
         assert len(set(question.options)) == len(question.options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -632,3 +633,8 @@ def test_no_picture_to_spoil_for_a_text_model(renderer: Renderer) -> None:
     record = use(pair(CHOSEN, REJECTED, pictures=0), section=section(picture={"kind": "crop"}))
     with pytest.raises(DataError, match="no picture to spoil"):
         replace(renderer, images=None).render(record)
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss": "kto"}, {"dense": {"gamma": 2.0}}])
+def test_what_it_asks_of_examples_goes_to_other_processes(settings) -> None:
+    pickle.loads(pickle.dumps(preference(section(**settings)).shaping))

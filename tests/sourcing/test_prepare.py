@@ -324,6 +324,7 @@ def test_what_is_not_ours_is_left_alone(tiny, tmp_path):
     folder = tmp_path / "out" / "data-0-scenes"
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
+    (tmp_path / "out" / ".lock").touch()  # of a preparation
     with pytest.raises(DataError, match="data-0-scenes: holds something else; choose another folder"):
         prepare(recipe(tiny, [{"source": "scenes", "split": "train[:4]"}]), tmp_path / "out")
 

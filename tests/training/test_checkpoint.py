@@ -27,7 +27,7 @@ from smolforge.training.loop import train
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *, after_files: int) -> None:
     """The disk is full when the given number of files has been flushed."""
-    flush, flushed = module._flush, []
+    flush, flushed = module.flush, []
 
     def limited(path: Path) -> None:
         if len(flushed) >= after_files:
@@ -35,7 +35,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch, *, after_files: int) -> None:
         flushed.append(path)
         flush(path)
 
-    monkeypatch.setattr(module, "_flush", limited)
+    monkeypatch.setattr(module, "flush", limited)
 
 
 def test_round_trip(tiny, tmp_path):

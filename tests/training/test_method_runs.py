@@ -127,7 +127,7 @@ def interrupted(whole: Path, folder: Path, last: int) -> Path:
 
 def log(folder: Path) -> list[dict[str, Any]]:
     """Without what a clock measured."""
-    return [{key: value for key, value in entry.items() if not key.endswith("/s")} for entry in read_metrics(folder)]
+    return [{key: value for key, value in entry.items() if not key.endswith(("/s", "waiting"))} for entry in read_metrics(folder)]
 
 
 def tensors(folder: Path, step: int | None = None) -> dict[str, torch.Tensor]:

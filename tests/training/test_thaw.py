@@ -59,7 +59,7 @@ def weights(folder: Path, step: int | None = None) -> dict[str, torch.Tensor]:
 
 def log(folder: Path) -> list[dict[str, Any]]:
     """Without what a clock measured."""
-    return [{key: value for key, value in entry.items() if not key.endswith("/s")} for entry in read_metrics(folder)]
+    return [{key: value for key, value in entry.items() if not key.endswith(("/s", "waiting"))} for entry in read_metrics(folder)]
 
 
 RunOf = Callable[..., tuple[Path, Recipe]]

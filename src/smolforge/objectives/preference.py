@@ -46,7 +46,7 @@ def preference(section: PreferenceSection) -> Objective:
         shaping=Shaping(
             kinds=frozenset({"chosen", "rejected"}),
             use=partial(use, section=section),
-            weigh=partial(weigh, section=section.dense) if section.dense else lambda example: example,
+            **({"weigh": partial(weigh, section=section.dense)} if section.dense else {}),  # goes to other processes: no lambda
             others=single,
             pairs=True,
         ),
