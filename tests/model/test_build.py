@@ -55,8 +55,8 @@ def test_the_tower_sees_as_siglip_does(model_type, image_size, tmp_path):
     model = assemble(replace(TINY, model_type=model_type, image_size=image_size), tower=tower.weights)
     pixels = torch.randn(2, 3, image_size, image_size)
     expected = siglip(pixels, interpolate_pos_encoding=image_size != 96).last_hidden_state
-    # sums in another order: worst seen 1.5e-6
-    torch.testing.assert_close(patches_of(model, pixels), expected, atol=1e-5, rtol=0)
+    # no difference in 30 draws on an x86-64 CPU; other machines may add in another order
+    torch.testing.assert_close(patches_of(model, pixels), expected, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

@@ -27,17 +27,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from smolforge.data.exclusion import check_lists
 from smolforge.data.media import ImageSpec
 from smolforge.data.pipeline import Shaping
-from smolforge.data.processor import load_renderer
 from smolforge.data.render import Renderer
 from smolforge.data.sources.prepared import SLOT, Row, is_prepared, read_marker, record
 from smolforge.data.sources.tables import Source, open_source, row_files
-from smolforge.errors import DataError, RecipeError
+from smolforge.errors import DataError
 from smolforge.files import write_whole
 from smolforge.hub import local_folder
-from smolforge.loading import base_folder
+from smolforge.loading import base_folder, run_renderer
 from smolforge.lock import alone
 from smolforge.objectives import objective_of
-from smolforge.recipe import DataSection, Recipe, VirtualTokens
+from smolforge.recipe import DataSection, Recipe
 from smolforge.records import Record, fingerprint
 from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
 from smolforge.sourcing.keeping import Keeper
@@ -160,13 +159,7 @@ class _Work:
 
 def _renderer(recipe: Recipe) -> Renderer:
     folder = local_folder(recipe.model.name, recipe.model.revision, files=PROCESSOR)
-    whole = base_folder(folder, files=PROCESSOR)
-    renderer = load_renderer(whole, images=recipe.images, video=recipe.video, row_tokens=recipe.batch.row_tokens)
-    if not isinstance(recipe.adapters, VirtualTokens):
-        return renderer
-    if recipe.adapters.tokens >= renderer.context:
-        raise RecipeError("virtual tokens leave no position", where="adapters.tokens", mend="give fewer")
-    return replace(renderer, context=renderer.context - recipe.adapters.tokens)
+    return run_renderer(recipe, base_folder(folder, files=PROCESSOR))
 
 
 def _about_model(recipe: Recipe) -> dict[str, Any]:

@@ -15,24 +15,26 @@ from smolforge.training.chores import (
     held,
     is_finished,
     is_over,
-    level,
     log,
-    look,
-    over_all,
-    penalize,
-    refuse_not_finite,
     save,
     save_due,
     start,
     stop_signals,
+)
+from smolforge.training.optim import schedule
+from smolforge.training.runtime import Runtime
+from smolforge.training.setup import set_up
+from smolforge.training.stepping import (
+    level,
+    look,
+    over_all,
+    penalize,
+    refuse_not_finite,
     sum_gradients,
     tell_gradients,
     thaw,
     update,
 )
-from smolforge.training.optim import schedule
-from smolforge.training.runtime import Runtime
-from smolforge.training.setup import set_up
 from smolforge.training.tracking import Tracking
 
 
