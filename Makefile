@@ -1,6 +1,7 @@
 # make setup        install into .venv and stop
 # make quickstart   train a tiny SmolVLM and show what it learnt
-# make test         the whole test suite
+# make test         the test suite, but what takes half a minute a test
+# make test-all     all of it, as CI runs it
 # make lint         ruff and mypy
 # make bench        side by side with TRL, in an environment of its own
 # make bench-dpo    the same for preference pairs
@@ -15,7 +16,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup quickstart test lint bench bench-dpo bench-evaluate clean
+.PHONY: setup quickstart test test-all lint bench bench-dpo bench-evaluate clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -40,7 +41,10 @@ quickstart: setup
 	@$(VENV)/bin/smolforge quickstart
 
 test: setup $(VENV)/.peers
-	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
+
+test-all: setup $(VENV)/.peers
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist worksteal --durations=25 $(ARGS)
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -44,6 +44,7 @@ def test_commands_in_the_readme_parse():
         build_parser().parse_args(shlex.split(words)[1:])
 
 
+@pytest.mark.slow
 def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     """The quickstart with four steps, then the README's blocks as they stand there."""
     monkeypatch.chdir(tmp_path)

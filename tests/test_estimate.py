@@ -418,6 +418,7 @@ def test_does_not_fit(tiny):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="a process's peak memory cannot be measured here")
+@pytest.mark.slow
 def test_peak_memory_of_whole_runs(tmp_path):
     """Real runs in processes of their own, the C library's heap out of the way, within 15 %. Seen over the benchmark's 14 cases:
     -5 to +5 %. What the heap holds besides in its usual setting is no matter of the run (docs/memory.md)."""

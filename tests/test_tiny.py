@@ -16,15 +16,9 @@ RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"
 STEPS = 3
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """One folder for all, so that the tiny models are assembled once."""
-    return tmp_path_factory.mktemp("tiny-runs")
-
-
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
-def test_every_shipped_recipe_runs(file, place, monkeypatch):
-    monkeypatch.chdir(place)
+def test_every_shipped_recipe_runs(file, module_path, monkeypatch):
+    monkeypatch.chdir(module_path)  # one folder for all, so that the tiny models are assembled once
     recipe = shrink(file, [f"run.steps={STEPS}", "run.workers=0"])
     run = train(recipe)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -43,9 +37,9 @@ def test_the_video_stage_goes_on_from_the_vision_stage(tmp_path, monkeypatch):
     assert Path(shrink(video).model.name) == run / "model"
 
 
-def test_a_stage_runs_with_processes_that_prepare_its_steps(place, monkeypatch):
+def test_a_stage_runs_with_processes_that_prepare_its_steps(module_path, monkeypatch):
     """As the recipe is published, but small: what is prepared ahead are the rows, losses and all, that one process makes."""
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(module_path)
     file = RECIPES[0].parent / "smolvlm2-256m-video.yaml"
     losses = []
     for workers in (0, 2):

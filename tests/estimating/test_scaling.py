@@ -247,6 +247,7 @@ def test_encoded_bytes(tmp_path):
 # --- the page --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_s_table_is_the_code_s():
     """A line of DDP and one of FSDP computed again; all lines are there and of the recipes that the page shows."""
     lines = page.block().splitlines()

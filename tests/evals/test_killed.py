@@ -94,6 +94,7 @@ def generated(folder: Path) -> dict[str, int]:
     return {key: cost["generated"] for key, cost in json.loads((folder / "cost.json").read_text()).items()}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_byte_for_byte_the_same(start, tmp_path):
     out, whole, log = tmp_path / "out", tmp_path / "whole", tmp_path / "log.txt"
     ended(start(out, tmp_path / "cache-whole"), log)

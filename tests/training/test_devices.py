@@ -63,9 +63,9 @@ Launch = Callable[..., list[BaseProcess]]
 
 
 @pytest.fixture(scope="module")
-def make(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make(tiny: Path, module_path: Path) -> Make:
     """A run on few pictures among texts, in rows of 96 tokens, whose tower thaws in the middle."""
-    folder = tmp_path_factory.mktemp("devices")
+    folder = module_path
     texts = [{"prompt": f"count to {n}", "completion": " ".join(map(str, range(n)))} for n in range(1, 10)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, texts)))
 
@@ -210,10 +210,11 @@ STAGE_STEPS, STAGE_SIZE = 6, 6
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def stage(module_path: Path) -> Make:
     """A stage of the shipped recipes, small, in float32: pictures with a tower that thaws in the middle, or all four modalities
     from what another run made of the first stage. Rows of 256 tokens, so that a process has several."""
-    folder = tmp_path_factory.mktemp("stages")
+    folder = module_path / "stages"
+    folder.mkdir()
 
     def stage(which: str, name: str, start: Path | None = None) -> Recipe:
         said = [f"run.steps={STAGE_STEPS}", f"run.dir={folder / name}", "run.workers=0", "model.dtype=float32"]
@@ -453,7 +454,7 @@ def test_slurm_script(tmp_path: Path) -> None:
     told = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False)
     assert (told.returncode, "usage" in told.stderr) == (2, True)
     stand_ins = {
-        "scontrol": "printf 'first\\nsecond\\n'",
+        "scontrol": "echo first; sleep 0.1; echo second",  # whoever stops reading after the first kills it
         "srun": 'shift; exec env SLURM_NODEID=1 "$@"',
         "accelerate": 'echo "$SRUN_CPUS_PER_TASK $TORCH_ELASTIC_SHUTDOWN_TIMEOUT"; printf "%s\\n" "$@"',
     }

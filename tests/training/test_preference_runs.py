@@ -206,6 +206,7 @@ def kept_examples(cache: Path) -> dict[str, bytes]:
     return {}
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_run, start_process, tmp_path):
     """SIGKILLs in the reference pass (after its first and second commit) and at random moments; each run has its own cache."""
     settings = {

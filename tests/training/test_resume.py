@@ -5,11 +5,12 @@ Real processes, real SIGKILLs. They come from a fork server that has imported ev
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -19,38 +20,52 @@ from safetensors.torch import load_file
 from smolforge.training.checkpoint import UNFINISHED, checkpoint_steps
 from smolforge.training.tracking import read_metrics
 
-KILLS = 12
+KILLS, STEPS = 12, 32
+
+
+def steps_taken(folder: Path) -> int:
+    """As another process sees them."""
+    return sum(entry["kind"] == "train" for entry in read_metrics(folder)) if folder.is_dir() else 0
+
+
+def half_written(folder: Path, since: float) -> bool:
+    """Whether a checkpoint is being written, and is not what an earlier kill left."""
+    with contextlib.suppress(FileNotFoundError):  # renamed or removed between two looks
+        return any(file.stat().st_mtime > since for file in (folder / "checkpoints").glob(f"*{UNFINISHED}/**/*"))
+    return False
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_recipe, start_process, tmp_path):
-    """At least ten SIGKILLs, at moments from start-up to saving (a checkpoint every other step keeps saving frequent)."""
-    settings = {"run__steps": 24, "run__save_every": 2, "run__eval_every": 5, "run__workers": 1}
+    """SIGKILLs at start-up, after so many steps, and while a checkpoint is half written (one every other step)."""
+    settings = {"run__steps": STEPS, "run__save_every": 2, "run__eval_every": 5, "run__workers": 1}
     whole = start_process(make_recipe(run__dir=tmp_path / "whole", **settings))
     whole.join(120)
     assert whole.exitcode == 0
     recipe = make_recipe(run__dir=tmp_path / "killed", **settings)
-    draw = random.Random(0)
-    kills, late, longest = 0, 0, 0.6
-    while kills < KILLS or late < 3:
-        process = start_process(recipe)
-        process.join(draw.uniform(0.0, longest))
-        if process.is_alive():
-            process.kill()
-            process.join()
-            assert process.exitcode == -signal.SIGKILL
-            kills += 1
-            late += bool(checkpoint_steps(tmp_path / "killed" / "checkpoints"))
-            longest *= 1.15  # so that later attempts get further, on slow machines too
-        else:  # it finished before ten kills: begin anew, the kills count on
-            assert process.exitcode == 0
-            assert_equal(tmp_path / "whole", tmp_path / "killed")
-            (tmp_path / "killed").rename(tmp_path / f"done-{kills}-{len(os.listdir(tmp_path))}")
-            longest = 0.6
-    assert late >= 3, "kills must fall after checkpoints too, or nothing was resumed"
+    folder, draw = tmp_path / "killed", random.Random(0)
+    aims = sorted(draw.sample(range(STEPS - 12), KILLS))  # at so many steps, and a little later
+    moments: list[tuple[int, bool]] = []  # steps logged, and whether a checkpoint was half written
+    for number, aim in enumerate(aims):
+        began, process = time.time(), start_process(recipe)
+        while process.is_alive() and steps_taken(folder) < aim:
+            time.sleep(0.002)
+        if number % 2:
+            while process.is_alive() and not half_written(folder, began):
+                time.sleep(0.0005)
+        else:
+            process.join(draw.uniform(0, 0.1))
+        assert process.is_alive(), "it ended before it was killed: aim lower"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        moments.append((steps_taken(folder), half_written(folder, began)))
+    assert len(set(moments)) > KILLS // 2, f"kills must fall at different moments: {moments}"
+    assert sum(half for _, half in moments) >= 3, f"and some while a checkpoint is written: {moments}"
     last = start_process(recipe)
     last.join(120)
     assert last.exitcode == 0
