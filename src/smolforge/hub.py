@@ -5,18 +5,25 @@ The Hub is asked only when the name is not a path here, so nothing needs a netwo
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from smolforge.errors import DataError, ModelError
+from smolforge.errors import DataError, ModelError, UserError
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickles, no code
 
 MEND = "give a model folder, a .gguf file or a Hub name like owner/model; describe and estimate know presets (smolvlm-256m, ...)"
+
+
+ATTEMPTS = "huggingface_hub.utils._http"  # the logger that warns of each failed attempt at a request
+FAILED, WAITING = re.compile("thrown while requesting"), re.compile(r"^(Retrying in|Rate limited\.)")
 
 
 def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ...] = MODEL_FILES) -> Path:
@@ -27,6 +34,28 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
 
     Raises:
         ModelError: no such path, not a Hub name, or the Hub does not give it.
+    """
+    if here := folder_here(name):
+        return here
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        with attempts_held():
+            return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelError(
+            f"not a folder here, and the Hub did not give it ({type(error).__name__}{last_attempt(error)})",
+            where=name,
+            mend="check the name, the network and, for gated models, `hf auth login`",
+        ) from error
+
+
+def folder_here(name: str) -> Path | None:
+    """Folder (or .gguf file) of a model by path; None of a Hub name, which nothing is asked about.
+
+    Raises:
+        ModelError: no such path, and not a Hub name.
     """
     path = Path(name).expanduser()
     if _is_model(path / "model") and not _is_model(path):
@@ -39,17 +68,7 @@ def local_folder(name: str, revision: str | None = None, *, files: tuple[str, ..
         raise ModelError("a file that is no model", where=name, mend="give a model folder, a .gguf file or a Hub name")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith(".") or path.suffix == ".gguf":
         raise ModelError("no such folder", where=name, mend=MEND)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ModelError(
-            f"not a folder here, and the Hub did not give it ({type(error).__name__})",
-            where=name,
-            mend="check the name, the network and, for gated models, `hf auth login`",
-        ) from error
+    return None
 
 
 def dataset_folder(name: str, files: tuple[str, ...], *, revision: str | None = None) -> Path:
@@ -65,12 +84,52 @@ def dataset_folder(name: str, files: tuple[str, ...], *, revision: str | None = 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(files)))
+        with attempts_held():
+            folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         mend = "check the network and, for gated data, `hf auth login`; or give a folder with --data"
-        raise DataError(f"the Hub did not give its files ({type(error).__name__})", where=name, mend=mend) from error
+        what = f"the Hub did not give its files ({type(error).__name__}{last_attempt(error)})"
+        raise DataError(what, where=name, mend=mend) from error
     unpack(folder)
     return folder
+
+
+@contextmanager
+def attempts_held() -> Iterator[None]:
+    """What huggingface_hub warns of each failed attempt, held back while a call of ours runs.
+
+    Where the call fails, our one line says it: `last_attempt` of the error has the last warning and how many there were. Where it
+    ends otherwise, the warnings come behind it, for they are why it took long.
+    """
+    held: list[logging.LogRecord] = []
+
+    def hold(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if not (FAILED.search(text) or WAITING.match(text)):
+            return True
+        held.append(record)
+        return False
+
+    logger = logging.getLogger(ATTEMPTS)
+    logger.filters.insert(0, hold)  # before that of a call around this one, which has another error
+    try:
+        yield
+    except UserError:  # a line that was made without them
+        raise
+    except Exception as error:
+        if failed := [text for text in (record.getMessage() for record in held) if FAILED.search(text)]:
+            error.add_note(f"tried {len(failed)} times, last: {failed[-1]}")
+        held.clear()
+        raise
+    finally:
+        logger.removeFilter(hold)
+        for record in held:
+            logger.handle(record)
+
+
+def last_attempt(error: BaseException) -> str:
+    """What `attempts_held` noted on an error, to stand behind other words; empty where it noted nothing."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 def unpack(folder: Path) -> None:

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 import pytest
 
 from curating.conftest import photo
 from smolforge.cli.curating import add
 from smolforge.cli.parser import _verb
+from smolforge.cli.settings import parse
+from smolforge.data.sources.tables import open_source
 from smolforge.errors import UserError
+from smolforge.recipe import load_recipe
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers(required=True), _verb)
 
     def call(*arguments: str) -> int:
-        options = parser.parse_args(arguments)
+        options = parse(parser, arguments)
         return options.run(options)
 
     return call
@@ -52,6 +57,22 @@ def test_dedupe_of_a_recipe_with_overrides(run, pictures, tmp_path, capsys):
     assert (tmp_path / "second.jsonl").read_text() == ""
 
 
+def test_lists_that_an_entry_has_stay_in_what_is_to_be_typed(run, pictures, tmp_path, capsys):
+    """An override replaces the entry's list of lists; without the old ones their rows would come back."""
+    (tmp_path / "my, old.jsonl").write_text('{"source": "set", "name": null, "split": "train", "row": 2}\n')
+    tree = "model: {name: x}\ndata: [{source: set, exclude: ['my, old.jsonl', ~/b.jsonl]}]\nrun: {dir: r, steps: 1}\n"
+    (tmp_path / "b.jsonl").touch()
+    (tmp_path / "recipe.yaml").write_text(tree)
+    assert run("dedupe", "recipe.yaml", "cache.dir=cache", "--out", "new one.jsonl") == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("to leave these rows out: "))
+    *_, setting = shlex.split(said)
+    again = load_recipe(tmp_path / "recipe.yaml", [setting])
+    assert [str(file) for file in again.data[0].exclude] == ["my, old.jsonl", "~/b.jsonl", "new one.jsonl"]
+    assert list(open_source(again.data[0]).rows) == [0]
+    with pytest.raises(UserError, match=r"b\.jsonl: is in exclude, and its rows would come back; give another --out"):
+        run("dedupe", "recipe.yaml", "cache.dir=cache", "--out", "b.jsonl")
+
+
 def test_decontaminate(run, pictures, tmp_path, capsys):
     held = tmp_path / "held"
     held.mkdir()
@@ -74,3 +95,31 @@ def test_values_out_of_range(run, arguments, capsys):
     with pytest.raises(SystemExit):
         run("dedupe", "scenes", *arguments)
     assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["dedupe"], ["decontaminate", "--against", "held"]])
+def test_captions_are_never_replaced_by_a_list(run, pictures, tmp_path, verb):
+    (tmp_path / "held").mkdir()
+    photo(3).save(tmp_path / "held" / "x.png")
+    captions = pictures / "captions.jsonl"
+    before = captions.read_text()
+    with pytest.raises(UserError, match=r"set/captions.jsonl: is read as data; give another --out"):
+        run(verb[0], "set", *verb[1:], "--out", "set/captions.jsonl")
+    (tmp_path / "notes.jsonl").write_text('{"image": "a.png", "caption": "Mine."}\n')
+    with pytest.raises(UserError, match=r"notes.jsonl: is there already, and no list of smolforge's"):
+        run(verb[0], "set", *verb[1:], "--out", "notes.jsonl")
+    assert captions.read_text() == before
+    assert "Mine." in (tmp_path / "notes.jsonl").read_text()
+
+
+def test_an_older_list_and_its_page_are_replaced(run, pictures, tmp_path):
+    assert run("dedupe", "set", "--cache", "cache", "--out", "list.jsonl") == 0
+    assert run("dedupe", "set", "--cache", "cache", "--out", "list.jsonl", "--by", "text") == 0
+    assert (tmp_path / "list.jsonl").read_text().count("\n") == 2
+    assert run("dedupe", "set", "--cache", "cache", "--out", "list.jsonl") == 0
+    assert (tmp_path / "list.jsonl").read_text().count("\n") == 1
+
+
+def test_a_misspelt_benchmark_is_met_with_the_right_one(run, pictures):
+    with pytest.raises(UserError, match=r"popo: no such benchmark, file or source; did you mean pope\?"):
+        run("decontaminate", "set", "--against", "popo")

@@ -12,6 +12,7 @@ from smolforge.curating.dedupe import find_duplicates
 from smolforge.curating.lists import entry, write_list
 from smolforge.curating.page import findings_page
 from smolforge.curating.reading import open_tables, picture_store
+from smolforge.data.sources.rows import row_content
 from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError, UserError
 from smolforge.recipe import DataSection
@@ -178,6 +179,7 @@ def test_the_list_leaves_the_rows_out(rows, store, tmp_path):
     (line,) = map(json.loads, out.read_text().splitlines())
     bits = line.pop("distance")
     assert 0 <= bits <= 10
+    assert line.pop("content") == row_content(lines[3])
     assert line == {
         "source": str(folder), "name": None, "split": "train", "row": 3, "rows": 4, "reason": "near-duplicate picture and text",
         "of": f"{folder}[2]", "similarity": 1.0,

@@ -13,8 +13,9 @@ from PIL import Image
 from smolforge.data.processor import load_renderer
 from smolforge.data.sources import captions, films, llava, m3it, shapes
 from smolforge.data.sources.catalog import SOURCES, modality_of
+from smolforge.data.sources.configs import of_config
 from smolforge.data.sources.fixtures.drawn import ROWS, filmed
-from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.sources.tables import Source, named, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Record, Video
@@ -25,7 +26,8 @@ COLUMNS = {
     "docmatix": "images texts",
     "llava_onevision": "id image conversations data_source", "mammoth_vl": "id image conversations source",
     "m4_instruct": "sample_id image conversations metadata", "llava_instruct_150k": "id image conversations",
-    "m3it": "instruction inputs image_base64_str outputs", "vizwiz": "question_id image question answers category",
+    "m3it": "instruction inputs image_base64_str outputs", "m3it_parquet": "instruction inputs image outputs",
+    "vizwiz": "question_id image question answers category",
     "coco_captions": "image filename cocoid caption",
     "flickr8k": "image caption_0 caption_1 caption_2 caption_3 caption_4",
     "flickr30k": "image caption sentids split img_id filename",
@@ -51,6 +53,18 @@ LAYOUTS = {
     "video_star": "ft_json/kinetics700_tune_.json", "vript": "vript_captions/vript_long_videos_captions.jsonl",
     "vista_400k": "long_video_caption/long_video_caption.json", "moviechat": "jsons/{}.json",
     "sharegpt4video": "sharegpt4video_40k.jsonl", "povid": "povid_preference_data_for_vlls.json",
+}  # fmt: skip
+
+# Another configuration or split that lies beside it, with one row.
+NEIGHBOURS = {
+    "m3it": "data/vqa/a-okvqa/train.jsonl", "vista_400k": "spatiotemporal_niah_mcq/rows.json",
+    "video_star": "ft_json/finediving_tune.json", "llava_video_178k": "30_60_s_academic_v0_1/30_60_s_academic_v0_1_cap.json",
+    "vript": "vript_captions/vript_short_videos_captions.jsonl", "mammoth_vl": "mammoth_si_10M.json",
+}  # fmt: skip
+# What a recipe calls the configuration of `LAYOUTS`.
+NAMES = {
+    "m3it": "okvqa", "vista_400k": "long_video_caption", "video_star": "Kinetics700", "vript": "vript_long",
+    "llava_video_178k": "0_30_s_academic_v0_1", "mammoth_vl": "mammoth_ov_2M",
 }  # fmt: skip
 
 
@@ -133,6 +147,78 @@ def test_downloaded_folders(tmp_path, name):
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="no annotations"):
         open_source(DataSection(source=name, dir=tmp_path / "nothing", split=known.splits[0], name=section.name))
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_a_configuration_is_read_without_its_neighbours(tmp_path, name):
+    known = SOURCES[name]
+    rows = known.fixture(tmp_path)
+    written(tmp_path, LAYOUTS[name], rows)
+    written(tmp_path, NEIGHBOURS[name], rows[:1])
+
+    def count(asked: str) -> int:
+        return len(open_source(DataSection(source=name, dir=tmp_path, split=known.splits[0], name=asked)))
+
+    assert count(NAMES[name]) == len(rows)
+    assert count("all") == len(rows) + 1
+
+
+def test_a_configuration_whose_name_another_contains(tmp_path):
+    rows = SOURCES["vista_400k"].fixture(tmp_path)
+    tasks = ("temporal_niah_mcq", "spatiotemporal_niah_mcq")
+    written(tmp_path, "spatiotemporal_niah_mcq/rows.json", rows[:1])
+    with pytest.raises(DataError, match="no annotations of train of temporal_niah_mcq"):  # the other is not this one
+        open_source(DataSection(source="vista_400k", dir=tmp_path, name=tasks[0]))
+    written(tmp_path, "temporal_niah_mcq/rows.json", rows[:3])
+    counts = [len(open_source(DataSection(source="vista_400k", dir=tmp_path, name=task))) for task in tasks]
+    assert counts == [3, 1]
+    both = open_source(DataSection(source="vista_400k", dir=tmp_path, name=tasks))
+    assert [piece.file for piece in both.pieces] == ["temporal_niah_mcq/rows.json", "spatiotemporal_niah_mcq/rows.json"]
+
+
+def test_what_begins_with_a_longer_name_is_that_ones():
+    known = SOURCES["llava_onevision"]
+    assert of_config(["infographic_vqa_llava_format/0.parquet"], "infographic_vqa", known, where="x") == []
+    paths = ["infographic_vqa_more/0.parquet", "my_infographic_vqa/0.parquet"]
+    assert of_config(paths, "infographic_vqa", known, where="x") == paths[:1]
+    assert of_config(paths[1:], "infographic_vqa", known, where="x") == []  # which may be another that is not listed
+    assert of_config(paths[1:], "infographic_vqa", None, where="x") == paths[1:]
+    assert of_config(paths, "infographic", known, where="x") == []  # no configuration of it
+    assert of_config(paths, "infographic", None, where="x") == paths[:1]
+
+
+def test_splits_of_annotations_are_told_apart():
+    for name, known in SOURCES.items():
+        if known.annotations and len(known.splits) > 1:
+            assert set(known.splits) <= set(known.called), name
+
+
+def test_tasks_and_splits_of_m3it(tmp_path):
+    rows = SOURCES["m3it"].fixture(tmp_path)
+    for number, file in enumerate(
+        (
+            "captioning/coco/train.jsonl", "captioning/coco/val.jsonl", "classification/coco-goi/train.jsonl",
+            "classification/coco-text/train.jsonl", "vqa/gqa/train.jsonl", "vqa/gqa/validation.jsonl",
+        )
+    ):  # fmt: skip
+        written(tmp_path, f"data/{file}", rows[: number + 1])
+    written(tmp_path, "data/captioning/coco/train_v2.jsonl", rows)  # the same rows in other words
+    written(tmp_path, "data/captioning/coco/train_2023-10-08.jsonl", rows)
+
+    def count(split: str, name: object) -> int:
+        return len(open_source(DataSection(source="m3it", dir=tmp_path, split=split, name=name)))
+
+    assert [count(split, "coco") for split in ("train", "val", "train+val")] == [1, 2, 3]
+    assert [count(split, "gqa") for split in ("train", "val")] == [5, 6]
+    assert count("train", ("coco", "coco-goi")) == 1 + 3
+    assert count("train", "all") == 1 + 3 + 4 + 5
+    for split, name, words in (
+        ("train", "coc", r"no annotations of train of coc; did you mean coco, coco-goi or coco-text\?"),
+        ("test", "coco", "no annotations of test of coco; looked for .* called test"),
+        ("validation", "coco", "no split validation; it has train and val and test"),
+    ):
+        with pytest.raises(DataError, match=words):
+            count(split, name)
 
 
 def test_a_file_that_is_not_there_is_named_where_it_was_looked_for_first(tmp_path):
@@ -398,6 +484,15 @@ def test_m3it():
     assert [read.words, read.media] == ["Answer.", (Media(ref=b"x"),)]
     with pytest.raises(DataError, match="not Base64"):
         m3it.record(mirror | {"image_base64_str": ["&"]}, id="0", source="s")
+
+
+def test_both_forms_of_m3it_are_called_by_their_names_on_the_hub():
+    assert named("MMInstruction/M3IT") is SOURCES["m3it"]
+    assert named("HuggingFaceM4/M3IT") is SOURCES["m3it_parquet"]
+    section = DataSection(source="HuggingFaceM4/M3IT", fixture=True)
+    assert [record.words for record in records(open_source(section))] == [
+        record.words for record in records(fixture("m3it_parquet"))
+    ]
 
 
 def test_docmatix_pages_only():

@@ -156,7 +156,7 @@ PAIR = {"prompt": WHAT, "chosen": BENCH, "rejected": DOGS}
         (POVID | {"rejected_conversations": human("<image>\nAnother?", DOGS)}, "answer different prompts"),
         (TRL | {"chosen": turns(WHAT)}, "does not end with the assistant"),
         (TRL | {"chosen": []}, "does not end with the assistant"),
-        (PAIR | {"chosen": 5}, "a turn with role None"),
+        (PAIR | {"chosen": 5}, "a chosen answer given as int; give it as text or messages"),
         (PAIR | {"prompt": "<image> <image> Which?", "image": "a.jpg"}, "2 image placeholders for 1 pictures"),
         (RLAIF_V_FORMATTED | {"images": [JPG, JPG]}, "1 image placeholders for 2 pictures"),
         (RLAIF_V_FORMATTED | {"images": None}, "1 image placeholders for 0 pictures"),

@@ -141,3 +141,11 @@ def test_prompts_that_say_nothing_are_refused():
     for prompt in ([], {}, {5: "later"}, {0: []}):
         with pytest.raises(RecipeError, match=r"data\.0"):
             parse_recipe(tree | {"data": [{"source": "scenes", "prompt": prompt}]})
+
+
+def test_no_share_stands_for_what_no_source_says():
+    """A folder of pictures says nothing of its modality: "not known 100 %" would stand below what its rows hold."""
+    assert mixture_tree([part("mine", None, rows=10)], [1.0], 20) == [
+        "mixture of 20 examples",
+        "    mine     100.0%          10 rows    2.0 epochs",
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from smolforge.data.sources import cauldron, files, shapes
+from smolforge.data.sources import cauldron, files, json_lists, shapes
 from smolforge.data.sources.tables import SOURCES, open_source, split_slice
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
@@ -155,12 +155,12 @@ def test_trl_pairs_with_pictures():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"text": "x"}, "columns text fit no known shape"),
-        ({}, r"columns \(none\) fit no known shape"),
+        ({"text": "x"}, "columns that fit no known shape; it has text; bring"),
+        ({}, "columns that fit no known shape; it has none; bring"),
         ({"messages": TURNS[:3]}, "does not end with the assistant"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "a turn with role 'robot'"),
-        ({"messages": [{"role": "user", "content": [IMAGE, TEXT]}, TURNS[1]]}, "1 image placeholders for 0 pictures"),
-        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}, TURNS[1]]}, "a content part of type 'audio'"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "a turn with an unknown role; mend 'robot': roles are"),
+        ({"messages": [{"role": "user", "content": [IMAGE, TEXT]}, TURNS[1]]}, "1 image placeholders for 0 pictures: make"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}, TURNS[1]]}, "of an unknown type; mend 'audio': parts"),
         ({"chosen": "a", "rejected": "b"}, "chosen and rejected without a prompt"),
         ({"chosen": TURNS[:2], "rejected": TURNS[2:]}, "answer different prompts"),
         ({"image": "a.jpg", "captions": []}, "no answer"),
@@ -168,8 +168,8 @@ def test_trl_pairs_with_pictures():
         ({"image": [["a.jpg"]], "caption": "x"}, "a picture given as list"),
         ({"video": 5, "caption": "x"}, "a video given as int"),
         ({"video": "https://x/a.mp4", "caption": "x"}, "a video given as an address"),
-        ({"video": "a.mp4", "caption": "x", "start": "0:05"}, "a video cut at '0:05'; give start and end as seconds"),
-        ({"video": "a.mp4", "caption": "x", "video_start": -1}, "a video cut at -1"),
+        ({"video": "a.mp4", "caption": "x", "start": "0:05"}, "that is no time; mend '0:05': give start and end as seconds"),
+        ({"video": "a.mp4", "caption": "x", "video_start": -1}, "that is no time; mend -1: give video_start"),
         ({"video": "a.mp4", "caption": "x", "start": 3, "end": 3}, "a video that ends before it begins"),
         ({"video": "a.mp4", "prompt": "<video><video>?", "completion": "x"}, "2 video placeholders for 1 videos"),
         ({"prompt": "<video>?", "completion": "x"}, "1 video placeholders for 0 videos"),
@@ -217,6 +217,16 @@ def test_folder_of_pictures_with_metadata_csv(folder):
     with (folder / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file_name", "text"], ["a.png", "red, all of it"], ["b.png", "blue"]])
     assert [record.responses[0].text for record in rows_of(folder)] == ["red, all of it", "blue"]
+
+
+def test_a_comma_without_quotes_does_not_cut_a_caption(folder):
+    lines = ("file_name,text", 'a.png,"red,\nall of it"', "b.png,A dog, brown, and wet", "b.png,blue")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    source = open_source(DataSection(source=str(folder)))
+    assert len(source) == 3
+    assert [source.record(number).responses[0].text for number in (0, 2)] == ["red,\nall of it", "blue"]
+    with pytest.raises(DataError, match=r"metadata\.csv, line 4: 4 fields for 2 columns; put a text with commas in quotes"):
+        source.record(1)
 
 
 def test_json_and_slices(tmp_path):
@@ -281,13 +291,17 @@ def test_a_long_json_list_is_read_object_by_object(tmp_path, monkeypatch):
         (tmp_path / "rows.json").write_text(json.dumps(rows, indent=indent, ensure_ascii=indent is None))
         table = files.JsonList(tmp_path / "rows.json")
         assert [table[number] for number in range(len(table))] == rows
-    monkeypatch.setattr(files, "CHUNK", 16)  # objects longer than what is read at once, cut anywhere
+    monkeypatch.setattr(json_lists, "CHUNK", 16)  # objects longer than what is read at once, cut anywhere
     assert [files.JsonList(tmp_path / "rows.json")[number] for number in range(50)] == rows
     content = (tmp_path / "rows.json").read_bytes()
     for cut in (
         content[:-1],
         content[: len(content) // 2],
-        b'{"data": []}',
+        b'{"rows": []}',
+        b'{"data": {"a": 1}}',
+        b'{"about": [1, "data": []}',
+        b'{"data"',
+        "[]".encode("utf-16"),
         b"true",
         b'[{"a": "',
         b'[{"a": 1}, 5]',
@@ -299,11 +313,25 @@ def test_a_long_json_list_is_read_object_by_object(tmp_path, monkeypatch):
             files.JsonList(tmp_path / "rows.json")
 
 
+@pytest.mark.parametrize("chunk", [1, 16, 2**20])
+def test_a_long_json_file_is_read_as_a_short_one(tmp_path, monkeypatch, chunk):
+    """With a byte order mark, and with its rows as `data` among other things, whose own lists are none."""
+    monkeypatch.setattr(json_lists, "CHUNK", chunk)
+    rows = [{"prompt": f"é {n}", "data": [{"not": "a row"}]} for n in range(5)]
+    about = {"info": {"data": [{"a": 1}]}, "dat": [{}], 'a "data": [': [], "number": 1234567, "none": None, "text": '"data": [{'}
+    for content in (rows, about | {"data": rows} | {"behind": [{"b": 2}]}, {"data": rows}, {"data": []}):
+        for mark in ("utf-8", "utf-8-sig"):
+            (tmp_path / "rows.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding=mark)
+            short = list(files.table_of(tmp_path / "rows.json", "train"))
+            table = files.JsonList(tmp_path / "rows.json")
+            assert [table[number] for number in range(len(table))] == short
+
+
 def test_places_in_a_long_list_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LARGE", 10)
     (tmp_path / "rows.json").write_text('[{"prompt": "a", "completion": "b"}]')
     assert rows_of(tmp_path / "rows.json")[0].words == "a"
-    monkeypatch.setattr(files, "_objects", lambda path: [])  # a second look finds them without searching
+    monkeypatch.setattr(json_lists, "object_places", lambda file, where: [])  # a second look finds them without searching
     assert rows_of(tmp_path / "rows.json")[0].words == "a"
     (tmp_path / "rows.json").write_text('[{"prompt": "another", "completion": "b"}]')
     with pytest.raises(DataError, match="no rows"):  # it is another file now
@@ -339,6 +367,65 @@ def test_a_folder_with_a_hub_name_is_that_folder(tmp_path, monkeypatch):
 
 def test_named_sources_say_what_they_are():
     assert all(source.about for source in SOURCES.values())
+
+
+@pytest.mark.parametrize("percent", [1, 2, 50, 99])
+def test_a_slice_from_the_end_and_the_rest_are_the_whole(percent):
+    """1 % of 40 rows rounds to none of them, from the end too."""
+    last, rest = (split_slice(f"train[{part}]")[1](40) for part in (f"-{percent}%:", f":-{percent}%"))
+    number = {1: 0, 2: 1, 50: 20, 99: 40}[percent]
+    assert (last, rest) == (slice(40 - number, 40), slice(0, 40 - number))
+
+
+def test_a_broken_picture_anywhere_in_a_row_costs_that_row_alone(folder):
+    """Pictures inside chats, lists of lists and structures stay bytes until they are needed."""
+    import datasets
+
+    part = {"type": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
+    features = datasets.Features(
+        {
+            "messages": datasets.List({"role": datasets.Value("string"), "content": datasets.List(part)}),
+            "more": {"large": datasets.LargeList(datasets.List(datasets.Image()))},
+        }
+    )
+    good, broken = (folder / "a.png").read_bytes(), b"no picture"
+    rows = [
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image", "text": None, "image": {"bytes": picture, "path": None}},
+                        {"type": "text", "text": "what?", "image": None},
+                    ],
+                },
+                {"role": "assistant", "content": [{"type": "text", "text": "red", "image": None}]},
+            ],
+            "more": {"large": [[{"bytes": picture, "path": None}]]},
+        }
+        for picture in (good, broken)
+    ]
+    table = datasets.Dataset.from_list(rows, features=features)
+    table.to_parquet(folder / "rows.parquet")
+    table.save_to_disk(folder / "saved")
+    (folder / "apart").mkdir()
+    table.to_parquet(folder / "apart" / "train.parquet")
+    for source in ("rows.parquet", "saved", "apart"):
+        assert [record.media[0].ref for record in rows_of(folder / source)] == [good, broken], source
+    opened = open_source(DataSection(source=str(folder / "rows.parquet"))).table[1]
+    assert opened["more"]["large"][0][0]["bytes"] == broken
+
+
+def test_opening_a_table_of_pictures_writes_no_copy_of_it(folder):
+    import datasets
+
+    features = datasets.Features({"images": datasets.List(datasets.Image()), "prompt": datasets.Value("string")})
+    rows = {"images": [[str(folder / "a.png")]] * 3, "prompt": ["what?"] * 3}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(folder / "saved")
+    before = sorted(folder.rglob("*"))
+    opened = files.undecoded(datasets.load_from_disk(str(folder / "saved")))
+    assert opened[0]["images"][0]["bytes"] == (folder / "a.png").read_bytes()
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_split_percentages_round_as_datasets_does():
@@ -377,3 +464,36 @@ def test_an_empty_path_is_no_picture_and_no_video(tmp_path, key):
     for empty in ({f"{key}s": ["0.png", ""]}, {key: {"bytes": None, "path": ""}}, {key: "."}):
         with pytest.raises(DataError, match="with an empty path"):
             shapes.record(row | empty, id="0", source="s", base=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"question": "what?", "answer": {"text": "a dog"}}, "an answer given as dict"),
+        ({"question": "what?", "answer": ["a dog", None]}, "an answer given as nothing"),
+        ({"question": "what?", "answer": float("nan")}, "an answer given as nan"),
+        ({"question": ["what?"], "answer": "a dog"}, "a question given as list"),
+        ({"image": "a.jpg", "captions": ["a dog", None]}, "a caption given as nothing"),
+        ({"image": "a.jpg", "captions": [{"text": "a dog"}]}, "a caption given as dict"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}, TURNS[1]]}, "a text part given as nothing"),
+    ],
+)
+def test_what_is_no_text_is_not_learnt_as_python_spells_it(row, what):
+    with pytest.raises(DataError, match=what):
+        read(row)
+
+
+def test_several_answers_to_a_question_are_branches():
+    assert kinds(read({"question": "how many?", "answer": ["2", 2]})) == [("target", "2"), ("target", "2")]
+
+
+def test_a_filled_column_beside_an_empty_one():
+    row = {"images": [], "image": "a.jpg", "videos": [], "question": "what?", "answer": "a dog"}
+    assert read(row).messages == (user(Media(ref=Path("a.jpg")), "what?"),)
+
+
+def test_an_answer_may_speak_of_marks():
+    turns = [{"role": "user", "content": "How do I show a film?"}, {"role": "assistant", "content": "Use <video></video>."}]
+    assert read({"messages": turns}).responses == (Response(text="Use <video></video>."),)
+    with pytest.raises(DataError, match="1 image placeholders for 0 pictures"):  # in a question it stands for a picture
+        read({"messages": [{"role": "user", "content": "<image> What is it?"}, turns[1]]})

@@ -107,7 +107,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
         two_columns_less,
         r"no column number, question; toys needs number, question as someone/toys has them; there are id, image",
     ),
-    "no rows": (no_rows, r"no rows; look at the file"),
+    "no rows": (no_rows, r"the file is empty; give rows"),
     "not JSON": (not_json, r"not valid JSON; mend the line"),
     "empty folder": (lambda tmp_path: tmp_path, r"a folder without captions.jsonl, metadata.jsonl"),
     "no folder": (

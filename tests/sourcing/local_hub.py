@@ -76,12 +76,13 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if hub.wrong.get(name, 0) > 0:
                 hub.wrong[name] -= 1
                 content = bytes(byte ^ 1 for byte in content)
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
-            body = content[start:]
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", asked).groups() if asked else ("0", "")
+            start, end = int(first), int(last) + 1 if last else len(content)
+            body = content[start:end]
             self.send_response(206 if asked else 200)
             self.send_header("Content-Length", str(len(body)))
             if asked:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(content)}")
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", commit)
             self.end_headers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from smolforge.errors import DataError
 from smolforge.sourcing import archives
-from smolforge.sourcing.archives import is_unpacked, marker_of, note_of, unpack, unpacked_size
+from smolforge.sourcing.archives import is_unpacked, marker_of, note_of, remove, unpack, unpacked_size
 
 
 def tar(file: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
@@ -125,6 +126,68 @@ def test_files_of_another_archive_stay_and_are_counted(tmp_path):
     assert (tmp_path / "other.txt").read_bytes() == b"another length"
 
 
+def packed(file: Path, files: dict[str, str]) -> Path:
+    """A tar or zip of some files."""
+    if file.suffix == ".tar":
+        return tar(file, *((member(name), content.encode()) for name, content in files.items()))
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file
+
+
+def there(folder: Path) -> dict[str, str]:
+    """Files beside the archives."""
+    return {file.name: file.read_text() for file in sorted(folder.glob("*.txt"))}
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_another_content_of_the_same_length_is_counted(tmp_path, kind):
+    unpack(packed(tmp_path / f"a.{kind}", {"0.txt": "1234", "1.txt": "same"}), "a")
+    done = unpack(packed(tmp_path / f"b.{kind}", {"0.txt": "5678", "1.txt": "same", "2.txt": "b"}), "b")
+    assert (done.files, done.kept) == (1, 1)
+    assert there(tmp_path) == {"0.txt": "1234", "1.txt": "same", "2.txt": "b"}
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_newer_archive_replaces_nothing_that_is_not_its_own(tmp_path, kind):
+    """What another archive wrote, what it holds as well, what the user put there or changed; what is in none any more goes."""
+    a, b = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
+    both = {a, b}
+    unpack(packed(a, {"0.txt": "old0", "2.txt": "both", "4.txt": "old4", "5.txt": "old5", "6.txt": "old6"}), "a", protected=both)
+    unpack(packed(b, {"1.txt": "of b", "2.txt": "both"}), "b", protected=both)
+    (tmp_path / "3.txt").write_text("user")
+    state = marker_of(a).stat()
+    for name in ("4.txt", "6.txt"):
+        (tmp_path / name).write_text("mine")
+        os.utime(tmp_path / name, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000))
+    newer = {"0.txt": "new0", "1.txt": "of a", "2.txt": "of a", "3.txt": "of a", "4.txt": "new4"}
+    done = unpack(packed(a, newer), "newer", protected=both)
+    assert there(tmp_path) == {
+        "0.txt": "new0", "1.txt": "of b", "2.txt": "both", "3.txt": "user", "4.txt": "mine", "6.txt": "mine",
+    }  # fmt: skip
+    assert (done.files, done.kept, done.removed) == (1, 4, 1)
+    assert is_unpacked(b, "b")
+
+
+def test_a_removed_archive_takes_along_what_only_it_holds(tmp_path):
+    a, b = tmp_path / "a.zip", tmp_path / "b.zip"
+    unpack(packed(a, {"0.txt": "a", "1.txt": "both"}), "a")
+    unpack(packed(b, {"1.txt": "both"}), "b", protected={a, b})
+    assert remove(a, {a, b}) == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"1.txt", "b.zip", "b.zip.unpacked"}
+
+
+def test_what_came_back_after_its_marker_was_deleted_is_the_archives_own(tmp_path):
+    archive = packed(tmp_path / "a.zip", {"0.txt": "old0", "1.txt": "old1"})
+    unpack(archive, "old")
+    (tmp_path / "0.txt").unlink()
+    marker_of(archive).unlink()
+    assert unpack(archive, "old").files == 1
+    assert unpack(packed(archive, {"0.txt": "new0", "1.txt": "new1"}), "new").files == 2
+    assert there(tmp_path) == {"0.txt": "new0", "1.txt": "new1"}
+
+
 def test_a_newer_archive_replaces_what_the_older_one_held(tmp_path):
     unpack(tar(tmp_path / "a.tar", (member("a.txt"), b"old")), "old")
     archive = tar(tmp_path / "a.tar", (member("a.txt"), b"newer"))
@@ -164,7 +227,7 @@ def test_replacing_goes_on_after_an_interruption(tmp_path, whole):
     assert (tmp_path / "1.txt").read_bytes() == b"old1"
     done = unpack(tmp_path / "a.tar", "new")
     assert [(tmp_path / f"{n}.txt").read_bytes() for n in range(3)] == [b"new0", b"new1", b"new2"]
-    assert (done.files, done.kept, is_unpacked(tmp_path / "a.tar", "new")) == (3, 0, True)
+    assert (done.files, done.kept, is_unpacked(tmp_path / "a.tar", "new")) == (2, 0, True)  # the first was there
     assert not note_of(tmp_path / "a.tar").exists()
 
 

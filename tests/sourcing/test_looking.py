@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from smolforge.cli.sourcing import add
-from smolforge.data.sources.tables import SOURCES
+from smolforge.data.sources.tables import SOURCES, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import MODALITIES, DataSection
 from smolforge.sourcing.listing import catalogue
@@ -76,6 +76,12 @@ def test_all_about_one(capsys):
     words = " ".join(capsys.readouterr().out.split())
     assert "data: [{source: vript, dir: DIR}]" in words
     assert SOURCES["vript"].note.split(";")[0] in words
+    assert run("list vript --json") == 0
+    by_name = capsys.readouterr().out
+    assert run("list Mutonix/Vript --json") == 0  # its name on the Hub means the same
+    assert capsys.readouterr().out == by_name
+    assert run("list Mutonix/Vript") == 0
+    assert " ".join(capsys.readouterr().out.split()) == words
     for line, message in (("list nonsense", "no such source; known by name"), ("list --modality sound", "no modality sound")):
         with pytest.raises(DataError, match=message):
             run(line)
@@ -116,6 +122,54 @@ def test_own_pictures_with_a_bad_row(tmp_path):
     assert "picture, 30 x 20" in words
     assert "gone.png: no such picture" in " ".join(words.split())
     assert "left out" in words
+
+
+def test_rows_that_a_run_would_leave_out_say_so_and_show_no_target_as_learnt(tmp_path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])  # its head can be read
+    asked = {"question": "What?"}
+    rows = [
+        {"image": "a.png", "answer": "good"} | asked,
+        {"image": "gone.png", "answer": "of nothing"} | asked,
+        {"image": "cut.png", "answer": "of a half"} | asked,
+        {"image": "a.png", "answer": " "} | asked,
+        {"prompt": "p", "chosen": "same", "rejected": "same "},
+        {"prompt": "p", "chosen": "one", "rejected": "other"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = look(DataSection(source=str(tmp_path)), rows=9)
+    unseen = "its picture cannot be seen"
+    assert [seen.error for seen in found.rows] == ["", unseen, unseen, "empty answer", "chosen and rejected are identical", ""]
+    assert all(seen.record for seen in found.rows), "what they say is shown all the same"
+    console = Console(width=200, force_terminal=True, color_system="standard", file=io.StringIO())
+    console.print(shown(found))
+    blocks = console.file.getvalue().split("row ")[1:]
+    assert ["32m" in block for block in blocks] == [True, False, False, False, False, True]  # green
+    assert ["left out" in block for block in blocks] == [False, True, True, True, True, False]
+    page = write_page(found, tmp_path / "page.html").read_text()
+    assert page.count("left out: ") == 4
+    assert '<dd class="dim">of a half</dd>' in page
+    assert "<dd>good</dd>" in page
+
+
+def test_columns_are_those_of_all_rows_that_are_shown(tmp_path):
+    rows = [{"prompt": "p", "completion": "c", "note": None}, {"messages": [], "note": 3}, {"prompt": "p", "completion": "d"}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert look(DataSection(source=str(tmp_path / "rows.jsonl")), rows=3).columns == (
+        ("prompt", "str, in 2 of 3 rows", "p"), ("completion", "str, in 2 of 3 rows", "c"),
+        ("note", "null or int, in 2 of 3 rows", "3"), ("messages", "list, in 1 of 3 rows", "0"),
+    )  # fmt: skip
+    assert [name for name, _, _ in look(DataSection(source=str(tmp_path / "rows.jsonl")), rows=1).columns] == [*rows[0]]
+
+
+def test_rows_that_cannot_be_read_are_shown_as_left_out(tmp_path):
+    """The first one, too, from which the columns cannot be told."""
+    lines = ("prompt,completion", "one, two, three", "four,five")
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    found = look(DataSection(source=str(tmp_path / "rows.csv")))
+    assert found.columns == (("prompt", "str", "four"), ("completion", "str", "five"))
+    assert [seen.error.partition(";")[0] for seen in found.rows] == ["rows.csv, line 2: 3 fields for 2 columns", ""]
 
 
 @pytest.mark.parametrize(("asked", "shown_rows", "total"), [(2, 2, None), (3, 3, None), (10, 3, 3)])
@@ -172,9 +226,33 @@ def test_download_as_it_is_typed(hub, tmp_path, capsys, monkeypatch):
     with pytest.raises(DataError, match="nobody to ask; say --yes"):
         run(f"download {REPO} {folder}")
     assert run(f"download {REPO} {folder} --yes") == 0
-    assert f"in a recipe: {{source: {folder}}}" in capsys.readouterr().out
+    assert f"in a recipe: {{source: {REPO}, dir: {folder}}}" in capsys.readouterr().out
     assert run(f"download {REPO} {folder} --verify") == 0
     assert "everything is here: 2 files, their hashes are right" in capsys.readouterr().out
+
+
+def test_rows_of_strangers_name_no_files_of_this_machine_by_the_lines_that_download_prints(hub, tmp_path, capsys, monkeypatch):
+    """In a folder called as on the Hub, too."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "private.png")
+    rows = ({"image": f"{place}/private.png", "caption": "Whose?"} for place in (tmp_path, "."))
+    hub.repos[REPO] = {
+        "metadata.jsonl": "\n".join(map(json.dumps, rows)).encode(),
+        "private.png": (tmp_path / "private.png").read_bytes(),
+    }
+    for folder in ("pets", REPO):
+        assert run(f"download {REPO} {folder} --yes") == 0
+        printed = capsys.readouterr().out.splitlines()[-1]
+        look_at = printed.partition("to look: smolforge data ")[2]
+        assert look_at == f"preview {REPO} --dir {folder}"
+        assert run(look_at) == 0
+        words = capsys.readouterr().out
+        assert "names a file outside of its folder" in words
+        assert words.count("30 x 20") == 1
+        opened = open_source(DataSection(**yaml.safe_load(printed.partition("in a recipe: ")[2].partition("; to look")[0])))
+        with pytest.raises(DataError, match="names a file outside of its folder"):
+            opened.record(0)
+        assert opened.record(1).media[0].ref.exists()
 
 
 def test_prepare_as_it_is_typed(tiny, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -20,9 +21,10 @@ from PIL import Image
 from smolforge.data.pipeline import Stream, open_stream
 from smolforge.data.processor import load_renderer
 from smolforge.data.sources.tables import SOURCES, open_source
-from smolforge.errors import DataError
+from smolforge.errors import CheckpointError, DataError
 from smolforge.objectives import objective_of
 from smolforge.recipe import DataSection, Recipe, load_recipe, parse_recipe
+from smolforge.sourcing.disk import full_disk
 from smolforge.sourcing.prepare import Prepared, prepare
 from smolforge.training.loop import train
 
@@ -136,7 +138,8 @@ def test_the_recipe_says_the_rest_as_it_was(tiny, tmp_path):
     assert (section.source, section.split) == (str(tmp_path / "out" / "data-0-scene_pairs"), "train")
     assert (section.weight, section.max_chars, section.prompt) == (2.0, 500, "Look.")
     assert held_out.source == str(tmp_path / "out" / "eval-0-scene_pairs")
-    assert again.model_copy(update={"data": one.data, "eval": one.eval}) == one
+    assert again.model_copy(update={"data": one.data, "eval": one.eval, "run": one.run}) == one
+    assert again.run.model_copy(update={"dir": one.run.dir}) == one.run
     assert again.eval.model_copy(update={"data": one.eval.data}) == one.eval
 
 
@@ -222,6 +225,92 @@ def test_streams_need_a_number_of_rows(tiny, tmp_path):
     opened = open_source(load_recipe(done.recipe).data[0])
     before = open_source(one.data[0], seed=one.run.seed)
     assert [opened.record(n).responses for n in range(4)] == [before.record(n).responses for n in range(4)]
+
+
+def shards(folder: Path, *counts: int) -> Path:
+    """Parquet files with so many rows each, numbered through."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    numbers = iter(range(sum(counts)))
+    for number, count in enumerate(counts):
+        rows = [{"prompt": f"What is {n}?", "completion": f"{n}."} for _, n in zip(range(count), numbers)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"train-{number}.parquet")
+    return folder
+
+
+def seeded(one: Recipe, seed: int) -> Recipe:
+    return one.model_copy(update={"run": one.run.model_copy(update={"seed": seed})})
+
+
+def test_a_stream_prepared_with_another_seed_is_refused(tiny, tmp_path):
+    """The seed decides the order of the shards: the rows of half a preparation and of its continuation would overlap."""
+    one = recipe(tiny, [{"source": str(shards(tmp_path / "shards", 3, 3)), "streaming": True}])
+    prepare(one, tmp_path / "out", rows=4)
+    assert not prepare(one, tmp_path / "out", rows=4).sources[0].fresh
+    with pytest.raises(DataError, match=r"was prepared otherwise \(seed: 3 -> 4\)"):
+        prepare(seeded(one, 4), tmp_path / "out", rows=4)
+    whole = recipe(tiny, [{"source": "scenes", "split": "train[:4]"}])
+    prepare(whole, tmp_path / "whole")
+    assert not prepare(seeded(whole, 4), tmp_path / "whole").sources[0].fresh, "a table's rows are in one order"
+
+
+def test_a_stream_prepared_from_another_commit_is_refused(tiny, tmp_path, monkeypatch):
+    from smolforge.data.sources import tables
+
+    folder = shards(tmp_path / "shards", 3)
+    one = recipe(tiny, [{"source": "someone/numbers", "streaming": True}])
+    part = {"path": "parquet", "data_files": {"train": [str(folder / "train-0.parquet")]}, "split": "train"}
+    for commit in ("aaa", "bbb"):
+        monkeypatch.setattr(tables, "hub_parts", lambda *asked, commit=commit: ([part | {"revision": commit}], commit))
+        if commit == "aaa":
+            monkeypatch.setattr("smolforge.data.sources.stream.StreamTable._open", unpinned)
+            prepare(one, tmp_path / "out", rows=2)
+    with pytest.raises(DataError, match=r"was prepared otherwise \(commit: \[\"aaa\"\] -> \[\"bbb\"\]\)"):
+        prepare(one, tmp_path / "out", rows=2)
+
+
+def unpinned(table: Any, part: int) -> Any:
+    """A local file has no commits."""
+    import datasets
+
+    asked = {name: value for name, value in table.parts[part].items() if name != "revision"}
+    return datasets.load_dataset(**asked, streaming=True)
+
+
+def test_a_stream_ends_where_its_rows_begin_again(tiny, tmp_path, capsys):
+    one = recipe(tiny, [{"source": str(shards(tmp_path / "shards", 3)), "streaming": True}])
+    done = prepare(one, tmp_path / "out", rows=7)
+    assert done.sources[0].rows == 3
+    opened = open_source(load_recipe(done.recipe).data[0])
+    assert [opened.record(n).responses[0].text for n in range(len(opened))] == ["0.", "1.", "2."]
+    assert "the stream has 3 rows" in " ".join(capsys.readouterr().err.split())
+    assert prepare(one, tmp_path / "exact", rows=3).sources[0].rows == 3
+    assert "the stream has" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard_rows", [2, 3])
+def test_the_end_of_a_stream_is_found_again_after_an_interruption(tiny, tmp_path, monkeypatch, shard_rows):
+    """Stopped before the folder is finished, with the last row in the middle of a piece or at its end."""
+    one = recipe(tiny, [{"source": str(shards(tmp_path / "shards", 3)), "streaming": True}])
+    with monkeypatch.context() as broken:
+        broken.setattr("smolforge.sourcing.prepare.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(one, tmp_path / "out", rows=70, shard_rows=shard_rows)
+    done = prepare(one, tmp_path / "out", rows=70, shard_rows=shard_rows)
+    assert done.sources[0].rows == 3
+
+
+def interrupted(*anything: Any, **more: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_list_below_the_home_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "list.jsonl").write_text(json.dumps({"source": "scenes", "name": None, "split": "train", "row": 1}) + "\n")
+    one = recipe(tiny, [{"source": "scenes", "split": "train[:4]", "exclude": ["~/list.jsonl"]}])
+    assert prepare(one, tmp_path / "out").sources[0].rows == 3
 
 
 # --- interrupted, again, otherwise -------------------------------------------------------------------------------
@@ -348,6 +437,14 @@ def test_the_disk_must_hold_it(tiny, tmp_path):
     assert prepare(one, tmp_path / "out", shard_rows=8).sources[0].rows == 24
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_is_one_line(tmp_path, code):
+    with pytest.raises(DataError, match=f"{tmp_path}: the disk is full; free some space"), full_disk(tmp_path, "free some space"):
+        raise OSError(code, "no space")
+    with pytest.raises(PermissionError), full_disk(tmp_path, "free some space"):
+        raise PermissionError(errno.EACCES, "not yours")
+
+
 def test_the_folder_is_one_that_datasets_reads(tiny, tmp_path):
     import datasets
 
@@ -356,10 +453,30 @@ def test_the_folder_is_one_that_datasets_reads(tiny, tmp_path):
     assert (len(rows), set(rows.column_names)) == (4, {"record", "images", "videos", "tokens", "tiles", "row"})
 
 
+def test_the_prepared_recipe_has_a_run_folder_of_its_own(tiny, tmp_path):
+    tree = {
+        "model": {"name": str(tiny)},
+        "data": [{"source": "scenes", "split": "train[:2]"}],
+        "run": {"dir": "runs/r", "steps": 1},
+    }
+    done = prepare(parse_recipe(tree), tmp_path / "out")
+    assert str(load_recipe(done.recipe).run.dir) == "runs/r-prepared"
+    assert not any(one.fresh for one in prepare(parse_recipe(tree), tmp_path / "out").sources)  # and goes on there
+
+
+def test_a_run_s_folder_is_no_place_for_prepared_rows(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", "recipe.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    tree = {"model": {"name": "no/such/model"}, "data": [{"source": "scenes"}], "run": {"dir": "r", "steps": 1}}
+    with pytest.raises(CheckpointError, match=r"run: holds other files \(recipe.json\); choose an empty folder"):
+        prepare(parse_recipe(tree), tmp_path / "run")
+
+
 def test_a_folder_of_somebody_s_is_left_alone(tiny, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "recipe.yaml").write_text("# my own\n")
     tree = {"model": {"name": str(tiny)}, "data": [{"source": "scenes", "split": "train[:2]"}], "run": {"dir": "r", "steps": 1}}
-    with pytest.raises(DataError, match="is not empty, and no preparation made it"):
+    with pytest.raises(CheckpointError, match=r"own: holds other files \(recipe.yaml\); choose an empty folder"):
         prepare(parse_recipe(tree), tmp_path / "own")
     assert (tmp_path / "own" / "recipe.yaml").read_text() == "# my own\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 from smolforge.curating.reading import UNOPENED, Readable
 from smolforge.data.sources.files import LISTS
-from smolforge.data.sources.tables import open_source
+from smolforge.data.sources.tables import SOURCES, did_you_mean, open_source
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.names import TASKS
@@ -84,6 +84,8 @@ def open_against(wanted: str, *, split: str = "train", data: Path | None = None)
         if not files:
             raise DataError("a folder without pictures or a table", where=path, mend="check the path")
         return [Folder(name=wanted, rows=range(len(files)), files=files)]
+    if not path.exists() and task not in SOURCES and (meant := did_you_mean(task, TASKS)):
+        raise DataError("no such benchmark, file or source", where=wanted, mend=meant)
     return [open_source(DataSection(source=wanted, split=split))]
 
 

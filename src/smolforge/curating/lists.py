@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from smolforge.curating.reading import Readable, Table, row_name
+from smolforge.data.sources.rows import row_content
+from smolforge.data.sources.tables import is_drawn, row_files
 from smolforge.errors import UserError
 from smolforge.files import write_whole
+from smolforge.folders import claim_file
+from smolforge.recipe import DataSection
 from smolforge.records import Record
+from smolforge.report.page import claim_page
+
+KEYS = {"source", "split", "row", "rows", "reason", "of"}  # of every line that is written here
+LONGEST = 2**20  # bytes of a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +45,18 @@ class Removal:
 def entry(removal: Removal, table: Table) -> dict[str, Any]:
     """A line of the list."""
     section = table.section
+    piece, row = table.source.piece(removal.index)
     version: dict[str, Any] = {"revision": section.revision} if section.revision is not None else {}
     return {
         "source": section.source,
-        "name": section.name,
-        "split": section.split.partition("[")[0],
+        "name": section.name if section.fixture or piece.file else piece.name,
+        "split": piece.split or section.split.partition("[")[0],
+        **({"file": piece.file} if piece.file else {}),
         **({"fixture": True} if section.fixture else {}),
-        "row": table.source.rows[removal.index],
-        "rows": table.total,
+        **({"dir": str(section.dir)} if section.dir and not section.fixture else {}),
+        "row": row,
+        "rows": piece.rows,
+        **({} if is_drawn(section) else {"content": row_content(table.source.table[table.source.rows[removal.index]])}),
         **version,
         "reason": removal.reason,
         "of": removal.of,
@@ -53,17 +65,42 @@ def entry(removal: Removal, table: Table) -> dict[str, Any]:
     }
 
 
+def claim_list(out: Path, sections: Sequence[DataSection]) -> None:
+    """See before rows are read that a list and its page can be written: over no other file but an older list and page.
+
+    Raises:
+        UserError: they cannot.
+    """
+    read = {file.resolve() for section in sections for file in row_files(section)}
+    for file in (out, out.with_suffix(".html")):
+        if file.resolve() in read:
+            raise UserError("is read as data", where=file, mend="give another --out")
+    if out.resolve() in {file.expanduser().resolve() for section in sections for file in section.exclude}:
+        raise UserError("is in exclude, and its rows would come back", where=out, mend="give another --out")
+    claim_file(out, "list", _is_list)
+    claim_page(out.with_suffix(".html"))
+
+
+def _is_list(file: Path) -> bool:
+    """Empty lists are written too; of the others the first line tells."""
+    with file.open("rb") as lines:
+        first = lines.readline(LONGEST)
+    try:
+        line = json.loads(first or b"{}")
+    except ValueError:  # no JSON, or no text
+        return False
+    return not first or (isinstance(line, dict) and line.keys() >= KEYS)
+
+
 def write_list(out: Path, removals: Sequence[Removal], tables: Sequence[Table]) -> Path:
     """Write the list, whole or not at all; with nothing to leave out it is empty, and a recipe may name it all the same.
 
     Raises:
-        UserError: the place is a folder, or cannot be written.
+        UserError: the place is a folder, cannot be written, or holds something else.
     """
-    if out.is_dir():
-        raise UserError("is a folder", where=out, mend="give the name of a file, such as duplicates.jsonl")
+    claim_file(out, "list", _is_list)
     lines = (json.dumps(entry(one, tables[one.source]), ensure_ascii=False) for one in removals)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, "".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise UserError(f"cannot be written ({error})", where=out, mend="give another --out") from error

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Protocol
 
 from smolforge.curating.hashing import VERSION, mark
-from smolforge.data.exclusion import check_lists, place
+from smolforge.data.exclusion import check_lists, place_of
 from smolforge.data.features import cache_folder
 from smolforge.data.film import frame_pictures, timeline
 from smolforge.data.media import Picture, open_picture
-from smolforge.data.sources.tables import open_source
+from smolforge.data.sources.tables import Source, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Record, Video
@@ -50,8 +50,7 @@ class Table:
     """A recipe's entry and its rows."""
 
     section: DataSection
-    source: Readable
-    total: int  # rows of the whole table
+    source: Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +87,7 @@ def open_tables(sections: Sequence[DataSection]) -> list[Table]:
     for section in sections:
         if section.streaming:
             raise DataError("a stream has no row numbers to list", where=section.source, mend="set streaming to false")
-        source = open_source(section)
-        tables.append(Table(section=section, source=source, total=len(source.table)))
+        tables.append(Table(section=section, source=open_source(section)))
     return tables
 
 
@@ -106,7 +104,8 @@ def read_tables(
     seen: set[tuple[object, int]] = set()
 
     def fresh(number: int, index: int) -> bool:
-        key = (place(tables[number].section), tables[number].source.rows[index])
+        piece, row = tables[number].source.piece(index)
+        key = (place_of(tables[number].section, piece), row)
         if key in seen:
             skips.add("read by an entry before", row_name(tables[number].source, index))
             return False
@@ -154,7 +153,10 @@ def read_rows(
 
 
 def row_name(source: Readable, index: int) -> str:
-    """How people and lists name a row: source[number in the table]."""
+    """How people and lists name a row: source[number in the table], and which table where the source has several."""
+    if isinstance(source, Source) and len(source.pieces) > 1:
+        piece, row = source.piece(index)
+        return f"{source.name} {piece.called}[{row}]"
     return f"{source.name}[{source.rows[index]}]"
 
 

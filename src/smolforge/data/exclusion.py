@@ -3,72 +3,122 @@
 A list is JSON Lines, one object a row left out; `excluded` reads what says which row it is, and people read the rest:
 
     {"source": "my_pictures", "name": null, "split": "train", "row": 17, "rows": 2000,
-     "reason": "near-duplicate picture and text", "of": "my_pictures[3]", "distance": 2, "similarity": 0.93}
+     "content": "5d41402abc4b2a76", "reason": "near-duplicate picture and text", "of": "my_pictures[3]", "distance": 2,
+     "similarity": 0.93}
 
-`source`, `name` and `split` are those of the recipe's entry, the split without its slice; another spelling of the same (a name on
-the Hub, a relative path, a list of one name) is the same. `row` is the row's number in the whole table, so that one list serves
-every slice. `rows` and `revision` (where the recipe gives one) say which version of the table was meant: numbers in another
-version would name other rows.
+`source`, `name` and `split` say which table, another spelling of the same (a name on the Hub, a relative path) being the same.
+`row` is the row's number in that table. Of several tables one behind the other (`name: all`, `split: train+test`) each counts
+from 0, as if it had been asked for alone, so that one list serves every slice and every way to ask for the rows; where rows come
+from files of annotations, `file` says which; where the recipe gives a `dir`, so does the list, as folders may hold other rows.
+`rows`, `content` (of the row, see `rows.row_content`) and `revision` (where the recipe gives one) say which version of the table
+was meant: numbers in another version would name other rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from smolforge.data.sources.catalog import name_of
+from smolforge.data.sources.catalog import SOURCES, name_of
+from smolforge.data.sources.rows import Table, row_content
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 
-Place = tuple[str, Any, str, bool]  # source, name, split without its slice, drawn fixture instead of the source
 AGAIN = "write the list again"
+LOOKED = 1000  # rows of a list whose content is looked at; of a longer one so many, first and last among them
+
+
+class Place(NamedTuple):
+    """A table in one spelling, so that equal ones are the same."""
+
+    source: str
+    name: Any = None
+    split: str = ""  # without its slice; of annotations "file FILE", and no name
+    fixture: bool = False  # drawn rows instead of the source
+    dir: str | None = None  # the whole path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One of the tables that a source has one behind the other, called as if it were asked for alone."""
+
+    rows: int
+    name: str | None = None  # configuration
+    split: str = ""
+    file: str | None = None  # of annotations, below the source's folder; it says more than name and split do
+
+    @property
+    def called(self) -> str:
+        """What tells it from the others of its source.
+
+        >>> Piece(name="ai2d", split="train", rows=9).called
+        'ai2d train'
+        """
+        return self.file or " ".join(filter(None, (self.name, self.split)))
+
+
+def place_of(section: DataSection, piece: Piece) -> Place:
+    """Which table a piece is, in one spelling.
+
+    >>> cauldron = DataSection(source="HuggingFaceM4/the_cauldron", name="all")
+    >>> place_of(cauldron, Piece(name="ai2d", split="train", rows=9)) == place(DataSection(source="the_cauldron", name="ai2d"))
+    True
+    """
+    if section.fixture:  # the same drawn rows stand for every table, each for its own
+        return place(section)
+    if piece.file is not None:
+        return Place(_source(section.source), None, f"file {piece.file}", False, _folder(section.dir))
+    return Place(_source(section.source), piece.name, piece.split, False, _folder(section.dir))
 
 
 def place(section: DataSection) -> Place:
-    """Which table a recipe's entry reads, in one spelling: what the rows of two entries must share to be the same rows.
+    """What a recipe's entry asks for, in one spelling: its table, or all of its tables together.
 
     >>> place(DataSection(source="HuggingFaceM4/the_cauldron", name=("ai2d",), split="train[:5%]"))
-    ('the_cauldron', 'ai2d', 'train', False)
+    Place(source='the_cauldron', name='ai2d', split='train', fixture=False, dir=None)
     """
-    return _source(section.source), _name(section.name), section.split.partition("[")[0], section.fixture
+    folder = None if section.fixture else _folder(section.dir)
+    return Place(_source(section.source), _name(section.name), section.split.partition("[")[0], section.fixture, folder)
 
 
-def excluded(paths: Iterable[Path], section: DataSection, *, rows: int | None = None) -> set[int]:
-    """Numbers of the rows that lists leave out of one source. A list may name rows of other sources only; `check_lists` sees
-    to it that one of the recipe's entries is meant.
+def excluded(paths: Iterable[Path], section: DataSection, pieces: Sequence[Piece], table: Table) -> set[int]:
+    """Numbers of the rows that lists leave out of one source, counted through all of its pieces. A list may name rows of other
+    tables only; `check_lists` sees to it that one of the recipe's entries is meant.
 
     Args:
-        rows: of the source's whole table, if known; a list that was written for a longer or shorter table is refused.
+        table: the pieces' rows, one behind the other.
 
     Raises:
-        DataError: no such list, a malformed line, or a list for another version, or other configurations or splits only, of the
-            source.
+        DataError: no such list, a malformed line, or a list for another version of the source.
     """
-    here = place(section)
+    total = sum(piece.rows for piece in pieces)
+    starts: dict[Place, list[tuple[int, int]]] = {}  # (number of the first row, rows) of each table; one may come twice
+    first = 0
+    for piece in pieces:
+        starts.setdefault(place_of(section, piece), []).append((first, piece.rows))
+        first += piece.rows
+    starts.setdefault(place(section), [(0, total)])  # a list that counts through all of them
+    starts |= {_anywhere(told): found for told, found in starts.items()}
     found: set[int] = set()
     for path in paths:
-        others: set[Place] = set()
-        count = 0
+        listed: list[tuple[str, int, dict[str, Any]]] = []  # where, number through all pieces, line
         for where, entry, told in _lines(path):
-            if told != here:
-                others.add(told)
-                continue
-            _same_version(entry, section, rows, where)
-            count += 1
-            found.add(entry["row"])
-        same = {other for other in others if other[0] == here[0] and other[3] == here[3]}
-        if same and not count:
-            theirs = ", ".join(sorted(map(_words, same)))
-            mend = "write the list again for this entry, or take it out of its exclude"
-            raise DataError(f"names rows of {section.source} ({theirs}), none of {_words(here)}", where=path, mend=mend)
+            for start, rows in starts.get(told, ()):
+                _same_version(entry, section, rows, where)
+                found.add(start + entry["row"])
+                if entry.get("content") is not None:
+                    listed.append((where, start + entry["row"], entry))
+        _same_rows(listed, section, table)
     return found
 
 
 def check_lists(sections: Iterable[DataSection]) -> None:
-    """Refuse lists that leave nothing out of any of a recipe's entries that name them. An empty list leaves nothing out by right,
-    and a drawn fixture stands for a source whose rows the list means.
+    """Refuse lists that leave nothing out of any of a recipe's entries that name them, or out of those of one source although
+    they name rows of it. An empty list leaves nothing out by right, and a drawn fixture stands for a source whose rows the list
+    means.
 
     Raises:
         DataError: such a list, or one that cannot be read.
@@ -79,10 +129,33 @@ def check_lists(sections: Iterable[DataSection]) -> None:
             users.setdefault(path, []).append(section)
     for path, entries in users.items():
         told = {told for _, _, told in _lines(path)}
-        if told and not any(section.fixture for section in entries) and told.isdisjoint(map(place, entries)):
-            theirs = ", ".join(sorted({other[0] for other in told}))
+        mend = "write it again for this recipe, or take it out of exclude"
+        for section in entries:
+            same = {one for one in told if one.source == _source(section.source) and one.fixture == section.fixture}
+            if same and not any(_may_mean(one, other) for one in same for other in entries):
+                theirs = ", ".join(sorted(map(_words, same)))
+                what = f"names rows of {section.source} ({theirs}), none of {_words(place(section))}"
+                raise DataError(what, where=path, mend=mend)
+        drawn = any(section.fixture for section in entries)
+        if told and not drawn and not any(_may_mean(one, section) for one in told for section in entries):
+            theirs = ", ".join(sorted({other.source for other in told}))
             what = f"names no row of {', '.join(dict.fromkeys(section.source for section in entries))}, only of {theirs}"
-            raise DataError(what, where=path, mend="write it again for this recipe, or take it out of exclude")
+            raise DataError(what, where=path, mend=mend)
+
+
+def _may_mean(told: Place, section: DataSection) -> bool:
+    """Whether a table may be one of those that an entry asks for; which they are, the opened source knows."""
+    here = place(section)
+    if told.dir is None:
+        here = _anywhere(here)
+    if told == here or told.source != here.source or here.fixture or told.fixture or told.dir != here.dir:
+        return told == here
+    known = SOURCES.get(here.source)
+    if told.split.startswith("file "):
+        return section.dir is not None
+    splits = (*here.split.split("+"), known.whole_split if known else None)
+    names = here.name if isinstance(here.name, tuple) else (here.name,)
+    return (here.name == "all" or told.name in names) and told.split in splits
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any], Place]]:
@@ -94,13 +167,21 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any], Place]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"not a readable list ({error})", where=path, mend=AGAIN) from error
     sources: dict[str, str] = {}  # as it is spelt -> in one spelling; a look at the disk a source, not a line
+    folders: dict[str | None, str | None] = {None: None}
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{path}, line {number}"
             entry = _entry(line, where)
             if (spelt := entry["source"]) not in sources:
                 sources[spelt] = _source(spelt)
-            yield where, entry, (sources[spelt], _name(entry.get("name")), entry["split"], bool(entry.get("fixture")))
+            if (there := entry.get("dir")) is not None and there not in folders:
+                folders[there] = _folder(Path(there))
+            folder = folders[there]
+            if (file := entry.get("file")) is not None:
+                yield where, entry, Place(sources[spelt], None, f"file {file}", False, folder)
+            else:
+                fixture = bool(entry.get("fixture"))
+                yield where, entry, Place(sources[spelt], _name(entry.get("name")), entry["split"], fixture, folder)
 
 
 def _source(source: str) -> str:
@@ -109,6 +190,15 @@ def _source(source: str) -> str:
         return name
     path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else source
+
+
+def _folder(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().resolve())
+
+
+def _anywhere(table: Place) -> Place:
+    """As lists name it that say no folder: earlier versions' did not, and the Hub's are served in any folder."""
+    return table._replace(dir=None)
 
 
 def _name(name: Any) -> Any:
@@ -120,11 +210,13 @@ def _name(name: Any) -> Any:
 
 def _words(table: Place) -> str:
     """
-    >>> _words(("the_cauldron", ("ai2d", "vqav2"), "train", False))
-    'name ai2d,vqav2, split train'
+    >>> _words(Place("the_cauldron", ("ai2d", "vqav2"), "train", dir="/data"))
+    'name ai2d,vqav2, split train, dir /data'
     """
-    _, name, split, _ = table
-    return (f"name {name if isinstance(name, str) else ','.join(name)}, " if name else "") + f"split {split}"
+    _, name, split, _, folder = table
+    words = [f"name {name if isinstance(name, str) else ','.join(name)}"] if name else []
+    words.append(split if split.startswith("file ") else f"split {split}")
+    return ", ".join([*words, f"dir {folder}"] if folder else words)
 
 
 def _entry(line: str, where: str) -> dict[str, Any]:
@@ -140,18 +232,38 @@ def _entry(line: str, where: str) -> dict[str, Any]:
     name = entry.get("name")
     if not (name is None or isinstance(name, str) or (isinstance(name, list) and all(isinstance(one, str) for one in name))):
         raise DataError(f"name is {name!r}", where=where, mend="give the recipe's configuration, or null")
+    if not isinstance(entry.get("file"), str | None):
+        raise DataError(
+            f"file is {entry.get('file')!r}", where=where, mend="give the annotations' path below dir, or leave it out"
+        )
+    for key in ("dir", "content"):
+        if not isinstance(entry.get(key), str | None):
+            raise DataError(f"{key} is {entry.get(key)!r}", where=where, mend="give it as text, or leave it out")
     if type(entry.get("row")) is not int or entry["row"] < 0:
         raise DataError(f"row is {entry.get('row')!r}", where=where, mend="give its number in the table, counted from 0")
     return entry
 
 
-def _same_version(entry: dict[str, Any], section: DataSection, rows: int | None, where: str) -> None:
+def _same_version(entry: dict[str, Any], section: DataSection, rows: int, where: str) -> None:
     if "revision" in entry and entry["revision"] != section.revision:
         raise DataError(
             f"for revision {entry['revision']} of {section.source}, the recipe reads {section.revision}", where=where, mend=AGAIN
         )
     told = entry.get("rows")
-    if rows is not None and told is not None and told != rows:
+    if told is not None and told != rows:
         raise DataError(f"for {told} rows of {section.source}, it has {rows}", where=where, mend=AGAIN)
-    if rows is not None and entry["row"] >= rows:
+    if entry["row"] >= rows:
         raise DataError(f"row {entry['row']} of {section.source}, which has {rows}", where=where, mend=AGAIN)
+
+
+def _same_rows(listed: Sequence[tuple[str, int, dict[str, Any]]], section: DataSection, table: Table) -> None:
+    """A table that was written anew with as many rows has others under the same numbers."""
+    if len(listed) > LOOKED:
+        listed = [listed[round(place * (len(listed) - 1) / (LOOKED - 1))] for place in range(LOOKED)]
+    for where, number, entry in listed:
+        try:
+            same = row_content(table[number]) == entry["content"]
+        except DataError:  # a row that cannot be read was in no list
+            same = False
+        if not same:
+            raise DataError(f"row {entry['row']} of {section.source} is another than the list means", where=where, mend=AGAIN)

@@ -101,7 +101,8 @@ def mixture_tree(parts: Sequence[Part], shares: Sequence[float], examples: int) 
         members = [(part, share) for part, share in zip(parts, shares) if part.modality == modality]
         if not members:
             continue
-        lines.append(f"  {modality or 'not known':<{width - 1}}{sum(share for _, share in members):>6.1%}")
+        if modality or len(members) < len(parts):  # where no source says, its share says nothing
+            lines.append(f"  {modality or 'not known':<{width - 1}}{sum(share for _, share in members):>6.1%}")
         for part, share in members:
             seen = f"{part.rows:>12,} rows {share * examples / part.rows:>6.1f} epochs" if part.rows else f"{'stream':>12}"
             lines.append(f"    {part.name:<{width - 3}}{share:>6.1%}{seen}")

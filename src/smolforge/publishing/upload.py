@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 
 from smolforge.errors import UserError
+from smolforge.hub import attempts_held, last_attempt
 from smolforge.publishing.contents import File
 
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
@@ -83,18 +84,22 @@ def _in_one_line(repo: str, endpoint: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     try:
-        yield
+        with attempts_held():
+            yield
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         said = error.server_message or str(error).splitlines()[0]
         what, mend = STATUS.get(status, ("the Hub refused the push", "look at what it says, and push again"))
-        raise UserError(f"{what} ({status}: {said})", where=repo, mend=mend) from error
+        raise UserError(f"{what} ({status}: {said}{last_attempt(error)})", where=repo, mend=mend) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:
         mend = "check the network and HF_ENDPOINT; --dry-run needs none"
-        raise UserError(f"{endpoint} cannot be reached ({type(error).__name__}: {error})", where=repo, mend=mend) from error
+        what = f"{endpoint} cannot be reached ({type(error).__name__}: {error}{last_attempt(error)})"
+        raise UserError(what, where=repo, mend=mend) from error
     except (ValueError, RuntimeError, OSError) as error:  # metadata that the Hub does not take, hf_xet, or a file here
         cause = f": {error.__cause__}" if error.__cause__ else ""
-        raise UserError(f"the push failed ({error}{cause})", where=repo, mend="mend what it names, and push again") from error
+        raise UserError(
+            f"the push failed ({error}{cause}{last_attempt(error)})", where=repo, mend="mend what it names, and push again"
+        ) from error
 
 
 STATUS: dict[int, tuple[str, str]] = {

@@ -9,8 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from smolforge.errors import DataError, UserError
+from smolforge.errors import DataError
 from smolforge.files import write_whole
+from smolforge.folders import claim_file
+
+MARK = " · smolforge</title>"  # in the head of every page
+HEAD = 4096  # bytes in which it stands
 
 STYLE = """
 :root { color-scheme: light dark; --line: #d0d4da; --dim: #5b6470; --back: #fbfbfa; --ink: #16191d; --card: #fff;
@@ -117,13 +121,25 @@ def save(out: Path, text: str) -> Path:
     """Write a page, and the folders above it.
 
     Raises:
-        UserError: the place is a folder.
+        UserError: the place is a folder, cannot be written, or holds what is no page.
     """
-    if out.is_dir():
-        raise UserError("is a folder", where=out, mend="give the name of a file, such as report.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    claim_page(out)
     write_whole(out, text)
     return out
+
+
+def claim_page(out: Path) -> None:
+    """See before the work that a page can be written: in the place of no file but another page.
+
+    Raises:
+        UserError: it cannot.
+    """
+    claim_file(out, "page", lambda file: file.suffix in (".html", ".htm") or _is_marked(file))
+
+
+def _is_marked(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return MARK.encode() in opened.read(HEAD)
 
 
 def section(title: str, *body: object) -> Html:

@@ -1,8 +1,12 @@
 """Unpack what strangers packed: nothing outside of the folder, no links, no devices, no more than the disk holds.
 
 Every member is written beside its name and renamed, so that an interrupted unpacking leaves whole files only; a marker beside the
-archive says that all of it is there, the same that `smolforge.hub.unpack` looks for. While it is unpacked, a note says of which
-version and whether files of an older one are replaced: after an interruption nothing else could tell an old file from a new one.
+archive says that all of it is there, the same that `smolforge.hub.unpack` looks for, and names the files that are the archive's.
+
+    a.zip.unpacked     {"hash": "...", "files": 2, "bytes": 12, "holds": ["rows/0.txt", "rows/1.txt"]}
+    a.zip.unpacking    while it is unpacked, a line each: first what an older version held, then each name before it is written
+
+Only what an archive held may be replaced by its newer version: a file of the same name may be another archive's, or the user's.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class Unpacked:
 
     files: int = 0
     bytes: int = 0
-    kept: int = 0  # files of other archives or downloads that had the same name already and stayed
+    kept: int = 0  # files of the same name with another content that were not this archive's and stayed
+    removed: int = 0  # files of the archive's older version that it no longer holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class _Member:
     name: str
     size: int  # as the archive claims
     open: Callable[[], IO[bytes]]
+    crc: int | None = None  # of its content, where the archive tells it
 
 
 def is_archive(path: str) -> bool:
@@ -82,7 +88,7 @@ def unpack(
 
     Args:
         hash: of the archive's content, for the marker.
-        protected: files that no member may replace.
+        protected: files that were downloaded, which no member may replace; what those of them that are archives hold is theirs.
         tick: told the bytes written.
 
     Raises:
@@ -90,19 +96,25 @@ def unpack(
     """
     folder = archive.parent
     most = max(SMALL, RATIO * archive.stat().st_size)
-    again = _begin(archive, hash)
+    ours = _begin(archive)
+    holds: set[str] = set()
+    others = _Others(archive, protected)
     files = written = kept = looked = 0
-    with _mended(archive), _members(archive) as members:
+    with _mended(archive), _members(archive) as members, note_of(archive).open("a", encoding="utf-8") as note:
         for number, member in enumerate(members):
             if number >= MEMBERS:
                 raise DataError(f"more than {MEMBERS:,} files", where=archive, mend="unpack it yourself if you trust it")
-            place = folder / _harmless(member.name, archive)
+            name = _harmless(member.name, archive)
+            place = folder / name
             if place in protected:
                 raise DataError(f"would replace {place.name}, which was downloaded", where=archive, mend="do not use it")
-            if place.is_file() and not again:
-                if place.stat().st_size != member.size:
+            if place.is_file():
+                if _is_same(member, place):
+                    holds.add(name)
+                    continue
+                if not (name in ours or name in holds) or place in others:
                     kept += 1
-                continue
+                    continue
             place.parent.mkdir(parents=True, exist_ok=True)
             draft = place.with_name(f".{fingerprint(place.name)[:24]}.draft")  # a name of 255 bytes has no room for more
             try:
@@ -119,24 +131,103 @@ def unpack(
                             _check_disk(archive, free)
                         target.write(chunk)
                         tick(len(chunk))
+                note.write(f"{json.dumps(name)}\n")
+                note.flush()
                 draft.replace(place)
             finally:
                 draft.unlink(missing_ok=True)
+            holds.add(name)
             files += 1
-    done = Unpacked(files=files, bytes=written, kept=kept)
-    write_whole(marker_of(archive), json.dumps({"hash": hash, "files": files, "bytes": written}))
+    removed = _remove(folder, ours - holds, others)
+    told = {"hash": hash, "files": files, "bytes": written, "holds": sorted(holds)}
+    write_whole(marker_of(archive), json.dumps(told))
     note_of(archive).unlink()
-    return done
+    return Unpacked(files=files, bytes=written, kept=kept, removed=removed)
 
 
-def _begin(archive: Path, hash: str) -> bool:
-    """Whether files of an older version of the archive are here, wholly or in part, and are to be replaced. Kept in the note,
-    which is there before the marker of the older version goes."""
-    note = _told(note_of(archive))
-    again = marker_of(archive).exists() or (bool(note) and (note.get("hash") != hash or bool(note.get("replaces"))))
-    write_whole(note_of(archive), json.dumps({"hash": hash, "replaces": again}))
-    marker_of(archive).unlink(missing_ok=True)
-    return again
+def remove(archive: Path, protected: Collection[Path] = ()) -> int:
+    """Remove an archive, what only it holds, and its marker. Returns how many files it held.
+
+    Args:
+        protected: as of `unpack`.
+    """
+    ours = _begin(archive)  # an interrupted removal goes on
+    removed = _remove(archive.parent, ours, _Others(archive, protected))
+    archive.unlink(missing_ok=True)
+    note_of(archive).unlink()
+    return removed
+
+
+def _remove(folder: Path, names: Collection[str], others: _Others) -> int:
+    there = [place for place in map(folder.joinpath, names) if place.is_file() and place not in others]
+    for place in there:
+        place.unlink()
+    return len(there)
+
+
+def _begin(archive: Path) -> set[str]:
+    """Names of what is the archive's by an older version of it, less what was changed here since, or by an interrupted unpacking.
+    The note has them before the marker of the older version goes."""
+    marker = marker_of(archive)
+    ours = _noted(archive)
+    if marker.exists():
+        until = marker.stat().st_mtime_ns
+        ours |= {name for name in _held(archive) if _changed(archive.parent / name) <= until}
+    write_whole(note_of(archive), "".join(f"{json.dumps(line)}\n" for line in sorted(ours)))
+    marker.unlink(missing_ok=True)
+    return ours
+
+
+def _changed(place: Path) -> int:
+    return place.stat().st_mtime_ns if place.is_file() else 0
+
+
+def _held(archive: Path) -> list[str]:
+    """What the marker of an archive names; nothing where there is none, or one of `smolforge.hub.unpack`."""
+    return list(_told(marker_of(archive)).get("holds", ()))
+
+
+def _noted(archive: Path) -> set[str]:
+    """What the note of an archive names."""
+    names: set[str] = set()
+    if note_of(archive).is_file():
+        for line in note_of(archive).read_text(encoding="utf-8").splitlines():
+            try:
+                told = json.loads(line)
+            except ValueError:  # half a line of a process that was killed
+                continue
+            names |= {told} if isinstance(told, str) else set()
+    return names
+
+
+class _Others:
+    """Files that other archives hold; looked up when first asked for, as the names may be millions."""
+
+    def __init__(self, archive: Path, downloaded: Collection[Path]) -> None:
+        self.archives = [one for one in downloaded if is_archive(one.name) and one != archive]
+        self.places: set[Path] | None = None
+
+    def __contains__(self, place: Path) -> bool:
+        if self.places is None:
+            self.places = {one.parent / name for one in self.archives for name in (*_held(one), *_noted(one))}
+        return place in self.places
+
+
+def _is_same(member: _Member, place: Path) -> bool:
+    """Whether a file has a member's content."""
+    if place.stat().st_size != member.size:
+        return False
+    with place.open("rb") as file:
+        if member.crc is not None:
+            crc = 0
+            while chunk := file.read(CHUNK):
+                crc = zlib.crc32(chunk, crc)
+            return crc == member.crc
+        with member.open() as source:
+            while chunk := source.read(CHUNK):
+                if chunk != file.read(len(chunk)):
+                    return False
+    return True
 
 
 def _told(file: Path) -> dict[str, Any]:
@@ -191,7 +282,7 @@ def _zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
             raise _no_file(info.filename, archive)
         if info.flag_bits & 1:
             raise DataError("needs a password", where=archive, mend="unpack it yourself")
-        yield _Member(name=info.filename, size=info.file_size, open=lambda info=info: opened.open(info))  # type: ignore[misc]
+        yield _Member(name=info.filename, size=info.file_size, open=lambda info=info: opened.open(info), crc=info.CRC)  # type: ignore[misc]
 
 
 def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[_Member]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from smolforge.errors import DataError
 
 RESERVE = 500_000_000  # bytes that stay free: a full disk stops more than us
 Free = Callable[[Path], int]
@@ -16,6 +20,17 @@ def free_bytes(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+@contextmanager
+def full_disk(folder: Path, mend: str) -> Iterator[None]:
+    """A disk that filled up meanwhile, as one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError("the disk is full", where=folder, mend=mend) from error
 
 
 def size(count: float) -> str:

@@ -10,7 +10,6 @@ The transfer is huggingface_hub's `http_get`: its `hf_hub_download` (2.4) begins
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import threading
@@ -28,8 +27,8 @@ from smolforge.errors import DataError
 from smolforge.files import write_whole
 from smolforge.lock import alone
 from smolforge.records import fingerprint
-from smolforge.sourcing.archives import Unpacked, is_archive, is_unpacked, unpack, unpacked_size
-from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
+from smolforge.sourcing.archives import Unpacked, is_archive, is_unpacked, remove, unpack, unpacked_size
+from smolforge.sourcing.disk import RESERVE, Free, free_bytes, full_disk, size
 from smolforge.sourcing.hub_files import OURS, Listing, RemoteFile, is_whole, list_files, one_line, wanted
 
 AT_ONCE = 4  # files that are fetched side by side
@@ -52,6 +51,7 @@ class Plan:
     missing: tuple[RemoteFile, ...]  # of these, what must be fetched
     damaged: tuple[str, ...]  # of these, what is here with another content
     unpack: tuple[RemoteFile, ...]  # archives that must be unpacked
+    gone: tuple[str, ...]  # files of an older commit that this one does not have, which are removed: they would be read with it
     to_fetch: int  # bytes
     to_unpack: int  # bytes, roughly: an archive that is not here yet counts with its own size
     free: int  # bytes on the disk
@@ -74,6 +74,7 @@ class Fetched:
     files: int
     bytes: int
     unpacked: Mapping[str, Unpacked]
+    removed: int  # files that this commit does not have, and what archives among them held
     seconds: float
 
 
@@ -124,7 +125,7 @@ def plan_download(
     listing = _known_listing(folder, repo, revision, update) or list_files(repo, revision)
     files = wanted(listing, known, names=names, include=include)
     ledger = _Ledger(folder)
-    missing, damaged = [], []
+    missing, damaged, gone = [], [], ledger.gone(listing)
     for file in files:
         state = ledger.state(file, full=verify)
         if state == "foreign":
@@ -143,7 +144,7 @@ def plan_download(
     partly = sum(min(_part(folder, file).stat().st_size, file.size) for file in missing if _part(folder, file).is_file())
     return Plan(
         folder=folder, listing=listing, known=known, files=files, missing=tuple(missing), damaged=tuple(damaged),
-        unpack=tuple(to_unpack), to_fetch=sum(file.size for file in missing) - partly,
+        unpack=tuple(to_unpack), gone=gone, to_fetch=sum(file.size for file in missing) - partly,
         to_unpack=sum(_unpacks_to(folder, file, file.path in absent) for file in to_unpack), free=free(folder),
     )  # fmt: skip
 
@@ -172,19 +173,34 @@ def download(
         raise DataError(what, where=plan.folder, mend="choose another disk, or less of it with --name or --include")
     began = time.monotonic()
     (plan.folder / OURS).mkdir(parents=True, exist_ok=True)
-    with alone(plan.folder / OURS / "lock", "download"), _full_disk(plan.folder):
+    room = full_disk(plan.folder, "free some space and run it again: what arrived stays")
+    with alone(plan.folder / OURS / "lock", "download"), room:
         write_whole(_listing_file(plan.folder), json.dumps(asdict(plan.listing)))
         ledger = _Ledger(plan.folder)
         _fetch_all(plan, ledger, tick)
-        protected = {plan.folder / file.path for file in plan.files}
-        unpacked = {}
-        for file in plan.unpack:
-            told(f"unpacking {file.path}")
-            archive = plan.folder / file.path
-            unpacked[file.path] = unpack(archive, file.hash, protected=protected, free=free, tick=tick)
+        protected = {plan.folder / path for path in (*(file.path for file in plan.files), *ledger.known)}
+        removed = sum(_remove(plan.folder, path, protected, ledger) for path in plan.gone)
+        unpacked: dict[str, Unpacked] = {}
+        for file in (*plan.unpack, *plan.unpack):
+            # A second time where the file of another archive stood in the way of one that then went.
+            if file.path not in unpacked or (unpacked[file.path].kept and any(one.removed for one in unpacked.values())):
+                told(f"unpacking {file.path}")
+                archive = plan.folder / file.path
+                unpacked[file.path] = unpack(archive, file.hash, protected=protected, free=free, tick=tick)
     return Fetched(
-        files=len(plan.missing), bytes=plan.to_fetch, unpacked=unpacked, seconds=time.monotonic() - began
+        files=len(plan.missing), bytes=plan.to_fetch, unpacked=unpacked, removed=removed, seconds=time.monotonic() - began
     )  # fmt: skip
+
+
+def _remove(folder: Path, path: str, protected: set[Path], ledger: _Ledger) -> int:
+    """Remove a file that was downloaded, with what it holds if it is an archive. Returns how many files went."""
+    place, held = folder / path, 0
+    if is_archive(path):
+        held = remove(place, protected)
+    place.unlink(missing_ok=True)
+    protected.discard(place)
+    ledger.forget(path)
+    return 1 + held
 
 
 # --- the transfer ------------------------------------------------------------------------------------------------
@@ -295,7 +311,10 @@ class _Ledger:
                     entry = json.loads(line)
                 except ValueError:  # empty, or half a line of a process that was killed
                     continue
-                self.known[entry["path"]] = entry
+                if entry.get("gone"):
+                    self.known.pop(entry["path"], None)
+                else:
+                    self.known[entry["path"]] = entry
 
     def state(self, file: RemoteFile, *, full: bool) -> str:
         """here, absent, outdated (of another commit), damaged, or foreign (not ours)."""
@@ -303,16 +322,38 @@ class _Ledger:
         if not place.exists():
             return "absent"
         entry = self.known.get(file.path)
-        untouched = entry is not None and [entry["size"], entry["mtime_ns"]] == _stamp(place)
+        untouched = entry is not None and self._untouched(entry)
         if entry and untouched and entry["hash"] != file.hash:
             return "outdated"
         if (untouched and not full) or is_whole(place, file):
             return "here"
         return "damaged" if entry else "foreign"
 
+    def gone(self, listing: Listing) -> tuple[str, ...]:
+        """Files that a commit does not have.
+
+        Raises:
+            DataError: one of them was changed here.
+        """
+        there = {file.path for file in listing.files}
+        gone = tuple(path for path in self.known if path not in there and (self.folder / path).exists())
+        for path in gone:
+            if not self._untouched(self.known[path]):
+                what = f"was changed here, and commit {listing.commit[:12]} no longer has it: it would be read with its files"
+                raise DataError(what, where=self.folder / path, mend="move it away")
+        return gone
+
+    def _untouched(self, entry: dict[str, Any]) -> bool:
+        return [entry["size"], entry["mtime_ns"]] == _stamp(self.folder / entry["path"])
+
     def add(self, file: RemoteFile) -> None:
         size, mtime = _stamp(self.folder / file.path)
-        entry = {"path": file.path, "hash": file.hash, "size": size, "mtime_ns": mtime}
+        self._write({"path": file.path, "hash": file.hash, "size": size, "mtime_ns": mtime})
+
+    def forget(self, path: str) -> None:
+        self._write({"path": path, "gone": True})
+
+    def _write(self, entry: dict[str, Any]) -> None:
         with self.lock, self.file.open("a", encoding="utf-8") as handle:
             handle.write(f"\n{json.dumps(entry)}")  # the line before may be half of one
 
@@ -342,13 +383,3 @@ def _known_listing(folder: Path, repo: str, revision: str | None, update: bool) 
         return None
     configs = {name: tuple(patterns) for name, patterns in kept["configs"].items()}
     return Listing(**kept | {"files": tuple(RemoteFile(**file) for file in kept["files"]), "configs": configs})
-
-
-@contextmanager
-def _full_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError("the disk is full", where=folder, mend="free some space and run it again: what arrived stays") from error

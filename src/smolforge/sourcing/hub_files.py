@@ -12,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smolforge.data.sources.catalog import NamedSource
+from smolforge.data.sources.configs import of_config
 from smolforge.errors import DataError
+from smolforge.hub import attempts_held, last_attempt
 
 OURS = ".smolforge"  # folder in a download that holds what we know about it; no file of a repository may lie there
 CARDS = ("README.md", "LICENSE*", "dataset_infos.json")  # always fetched: small, and the README names the configurations
@@ -118,30 +120,46 @@ def wanted(
     The card comes always.
 
     Raises:
-        DataError: a pattern or configuration that no file fits.
+        DataError: a pattern or configuration that no file fits, or a configuration that several folders fit.
     """
     if include:
         chosen = [file for pattern in include for file in _fitting(listing.files, pattern, listing.repo)]
-        for name in names:
-            chosen = _of_config(listing, known, chosen, name) or _no_config(listing, name)
+        if names:
+            chosen = [file for name in names for file in _included(listing, known, chosen, name, include)]
     elif known and known.annotations:
         chosen = _with_media(listing, known, names)
     else:
         chosen = list(listing.files)
         if names:
             chosen = [file for name in names for file in _of_config(listing, known, chosen, name) or _no_config(listing, name)]
-    cards = [file for file in listing.files if "/" not in file.path and any(_fits(file.path, card) for card in CARDS)]
-    return tuple(file for file in listing.files if file in {*chosen, *cards})
+    cards = [file for file in listing.files if "/" not in file.path and any(fits(file.path, card) for card in CARDS)]
+    paths = {file.path for file in (*chosen, *cards)}
+    return tuple(file for file in listing.files if file.path in paths)
+
+
+def _included(
+    listing: Listing, known: NamedSource | None, chosen: Sequence[RemoteFile], name: str, include: Sequence[str]
+) -> list[RemoteFile]:
+    """Of the files that patterns chose those of a configuration."""
+    # All files tell what has the name, lest its neighbour be the nearest of the chosen ones. Of a source that is known the chosen
+    # ones do: its rows, and their pictures or videos, lie in folders of their own.
+    own = {file.path for file in _of_config(listing, known, chosen if known else listing.files, name)}
+    found = [file for file in chosen if file.path in own]
+    if not found:
+        if not (own or _of_config(listing, known, listing.files, name)):
+            _no_config(listing, name)
+        raise DataError(f"no file of {name} fits {' or '.join(include)}", where=listing.repo, mend="--dry-run lists the files")
+    return found
 
 
 def _with_media(listing: Listing, known: NamedSource, names: Sequence[str]) -> list[RemoteFile]:
     """Files with rows, and what they name: of a configuration its own where they are told apart, else all."""
-    rows = [file for file in listing.files if any(_fits(file.path, pattern) for pattern in known.annotations)]
+    rows = [file for file in listing.files if any(fits(file.path, pattern) for pattern in known.annotations)]
     folders = tuple(f"{root}/" for root in known.roots if root)
     media = [
         file
         for file in listing.files
-        if any(_fits(file.path, pattern) for pattern in known.archives) or (folders and file.path.startswith(folders))
+        if any(fits(file.path, pattern) for pattern in known.archives) or (folders and file.path.startswith(folders))
     ]
     if not names:
         return rows + media
@@ -155,7 +173,7 @@ def _with_media(listing: Listing, known: NamedSource, names: Sequence[str]) -> l
 
 
 def _fitting(files: Sequence[RemoteFile], pattern: str, repo: str) -> list[RemoteFile]:
-    found = [file for file in files if _fits(file.path, pattern)]
+    found = [file for file in files if fits(file.path, pattern)]
     if not found:
         mend = 'patterns are such as "data/*.parquet"; --dry-run lists the files'
         raise DataError(f"no file fits {pattern}", where=repo, mend=mend)
@@ -163,29 +181,26 @@ def _fitting(files: Sequence[RemoteFile], pattern: str, repo: str) -> list[Remot
 
 
 def _of_config(listing: Listing, known: NamedSource | None, files: Sequence[RemoteFile], name: str) -> list[RemoteFile]:
-    """Files of a configuration: as the card says, or in a folder of its name, or with a part of their path that begins so."""
-    of_card = [file for file in files if any(_fits(file.path, pattern) for pattern in listing.configs.get(name, ()))]
-    called = known.called.get(name, f"{name}*") if known else f"{name}*"
-    for fits in (lambda part: part == name, lambda part: fnmatch(part, called), lambda part: fnmatch(part, f"*{called}")):
-        if of_card:
-            break
-        of_card = [file for file in files if any(map(fits, PurePosixPath(file.path).parts))]
-    return of_card
+    """Files of a configuration: as the card says, or else as their paths do."""
+    of_card = [file for file in files if any(fits(file.path, pattern) for pattern in listing.configs.get(name, ()))]
+    own = set() if of_card else set(of_config([file.path for file in files], name, known, where=listing.repo))
+    return of_card or [file for file in files if file.path in own]
 
 
 def _no_config(listing: Listing, name: str) -> list[RemoteFile]:
     """Raises DataError with what there is."""
     folders = {PurePosixPath(file.path).parts[0] for file in listing.files if "/" in file.path}
     there = sorted(listing.configs or folders)
-    near = difflib.get_close_matches(name, there, n=1)
+    below = {part for file in listing.files for part in PurePosixPath(file.path).parts[:-1]}
+    near = difflib.get_close_matches(name, sorted({*there, *below}), n=1)
     listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "")
     mend = f"did you mean {near[0]}?" if near else f"it has {listed}" if there else "leave --name out"
     raise DataError(f"no configuration {name}", where=listing.repo, mend=mend)
 
 
-def _fits(path: str, pattern: str) -> bool:
+def fits(path: str, pattern: str) -> bool:
     """
-    >>> _fits("data/a/0.parquet", "data/**/*.parquet"), _fits("data/0.parquet", "data/**/*.parquet"), _fits("b.zip", "*.zip")
+    >>> fits("data/a/0.parquet", "data/**/*.parquet"), fits("data/0.parquet", "data/**/*.parquet"), fits("b.zip", "*.zip")
     (True, True, True)
     """
     return fnmatch(path, pattern) or fnmatch(path, pattern.replace("**/", ""))
@@ -214,7 +229,8 @@ def one_line(repo: str) -> Iterator[None]:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     try:
-        yield
+        with attempts_held():
+            yield
     except OfflineModeIsEnabled as error:
         raise DataError("HF_HUB_OFFLINE is set, so the Hub was not asked", where=repo, mend="unset it") from error
     except HfHubHTTPError as error:
@@ -223,10 +239,10 @@ def one_line(repo: str) -> Iterator[None]:
             status = 403
         said = error.server_message or str(error).splitlines()[0]
         what, mend = STATUS.get(status, ("the Hub refused", "look at what it says, and run it again"))
-        raise DataError(f"{what} ({status}: {said})", where=repo, mend=mend) from error
+        raise DataError(f"{what} ({status}: {said}{last_attempt(error)})", where=repo, mend=mend) from error
     except (HTTPError, ConnectionError, TimeoutError) as error:
         mend = "check the network and HF_ENDPOINT, and run it again"
-        what = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {error})"
+        what = f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}: {error}{last_attempt(error)})"
         raise DataError(what, where=repo, mend=mend) from error
     except ValueError as error:  # a name that no repository has, a file that plain HTTP does not give
         raise DataError(f"cannot be had ({error})", where=repo, mend="check the name: owner/name") from error

@@ -119,7 +119,8 @@ class Keeper:
         except FileNotFoundError as error:
             raise MediaError("no such video", where=path, mend="check the path") from error
         except (OSError, ValueError) as error:
-            raise MediaError(f"cannot be read ({error})", where=ascii(str(path)), mend="check the path") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise MediaError(f"cannot be read ({why})", where=ascii(str(path)), mend="check the path") from error
         name = fingerprint(str(whole), state.st_mtime_ns, state.st_size)[:NAME]
         if not whole.is_dir():
             name += whole.suffix.lower()

@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from smolforge.data.sources.catalog import SOURCES, NamedSource
+from smolforge.data.sources.catalog import SOURCES, NamedSource, name_of
 from smolforge.errors import DataError
 from smolforge.recipe import MODALITIES
 from smolforge.sourcing.disk import size
@@ -29,7 +29,12 @@ def catalogue(modality: str | None = None) -> list[dict[str, Any]]:
 
 
 def facts(name: str) -> dict[str, Any]:
-    """What is known of one source, as JSON."""
+    """What is known of one source, as JSON.
+
+    Raises:
+        DataError: no such source.
+    """
+    name = _here(name)
     known = SOURCES[name]
     return {
         "name": name, "about": known.about, "modality": known.modality, "rows": known.rows, "gigabytes": known.gigabytes,
@@ -37,6 +42,14 @@ def facts(name: str) -> dict[str, Any]:
         "configs": list(known.configs), "splits": list(known.splits), "download_first": bool(known.annotations),
         "annotations": list(known.annotations), "archives": list(known.archives), "note": known.note,
     }  # fmt: skip
+
+
+def _here(source: str) -> str:
+    """Name here of a source that is called by it, or as on the Hub."""
+    name = name_of(source)
+    if name is None:
+        raise DataError("no such source", where=source, mend=f"known by name: {', '.join(SOURCES)}")
+    return name
 
 
 def tables(modality: str | None = None) -> RenderableType:
@@ -60,7 +73,7 @@ def tables(modality: str | None = None) -> RenderableType:
             place = f"{known.hub}, {_terms(known)}" if known.hub else _terms(known)
             table.add_row(name, Text.assemble(known.about, "\n", (place, "dim")), _count(known), _size(known))
         parts += [table, Text()]
-    mark = "needs its pictures or videos: download it first" if any(SOURCES[name].annotations for name in chosen) else ""
+    mark = "to train on it, download its pictures or videos first" if any(SOURCES[name].annotations for name in chosen) else ""
     hints = ["smolforge data list NAME: all about one", "smolforge data preview NAME: a few rows"]
     hints += [f"*: {mark}"] if mark else []
     return Group(*parts, Text("\n".join(hints), style="dim"))
@@ -85,8 +98,7 @@ def about(name: str) -> RenderableType:
     Raises:
         DataError: no such source.
     """
-    if name not in SOURCES:
-        raise DataError("no such source", where=name, mend=f"known by name: {', '.join(SOURCES)}")
+    name = _here(name)
     known = SOURCES[name]
     lines = {
         "what": known.about,

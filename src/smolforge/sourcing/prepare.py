@@ -8,7 +8,6 @@ left out and listed with its reason.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -29,18 +28,20 @@ from smolforge.data.media import ImageSpec
 from smolforge.data.pipeline import Shaping
 from smolforge.data.render import Renderer
 from smolforge.data.sources.prepared import SLOT, Row, is_prepared, read_marker, record
+from smolforge.data.sources.stream import StreamTable
 from smolforge.data.sources.tables import Source, open_source, row_files
 from smolforge.errors import DataError
 from smolforge.files import write_whole
+from smolforge.folders import make, refuse_others
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, run_renderer
 from smolforge.lock import alone
 from smolforge.objectives import objective_of
 from smolforge.recipe import DataSection, Recipe
 from smolforge.records import Record, fingerprint
-from smolforge.sourcing.disk import RESERVE, Free, free_bytes, size
+from smolforge.sourcing.disk import RESERVE, Free, free_bytes, full_disk, size
 from smolforge.sourcing.keeping import Keeper
-from smolforge.sourcing.shards import LEFT_OUT, Shard, begin, done, finish, write_shard
+from smolforge.sourcing.shards import LEFT_OUT, NOTES, Shard, begin, done, finish, write_shard
 
 PROCESSOR = ("*.json", "*.txt", "*.jinja")  # of the model only what turns records into tokens
 SHARD_ROWS = 512
@@ -101,9 +102,15 @@ def prepare(
 
     Raises:
         ModelError: the recipe's model has no tokenizer here or on the Hub.
+        CheckpointError: the folder holds other files.
+        UserError: it cannot be made.
         DataError: a source cannot be opened, no row of it can be used, or the disk will not hold it.
     """
     console = console or Console(stderr=True)
+    begun = any((one / NOTES).is_dir() or is_prepared(one) for one in out.glob("*"))
+    if not begun:  # a preparation's folder stays one, whatever else a person has put there
+        refuse_others(out, lambda name: name.startswith(".") or re.fullmatch(r"(data|eval)-\d+-.+", name) is not None)
+    make(out)
     check_lists(recipe.data)
     check_lists(recipe.eval.data)
     renderer = _renderer(recipe)
@@ -112,9 +119,6 @@ def prepare(
         workers=workers or min(WORKERS, os.cpu_count() or 1), console=console, free=free,
         about=_about_model(recipe),
     )  # fmt: skip
-    if out.is_dir() and any(out.iterdir()) and not (out / LOCK).exists():
-        raise DataError("is not empty, and no preparation made it", where=out, mend="give another folder")
-    out.mkdir(parents=True, exist_ok=True)
     with alone(out / LOCK, "preparation"):
         return _prepare_all(recipe, out, work)
 
@@ -136,6 +140,8 @@ def _prepare_all(recipe: Recipe, out: Path, work: _Work) -> Prepared:
     tree["data"] = trees["data"]
     if trees["eval"]:
         tree["eval"]["data"] = trees["eval"]
+    run = recipe.run.dir
+    tree["run"]["dir"] = str(run.with_name(f"{run.name}-prepared"))  # of its own: that one may hold the run of the other sources
     listed = "".join((one.folder / LEFT_OUT).read_text(encoding="utf-8") for one in sources)
     write_whole(out / LEFT_OUT, listed)
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
@@ -159,14 +165,15 @@ class _Work:
 
 def _renderer(recipe: Recipe) -> Renderer:
     folder = local_folder(recipe.model.name, recipe.model.revision, files=PROCESSOR)
-    return run_renderer(recipe, base_folder(folder, files=PROCESSOR))
+    renderer = run_renderer(recipe, base_folder(folder, files=PROCESSOR))
+    return replace(renderer, max_tiles=None)  # of drawn sizes a row may have fewer: each run refuses its own
 
 
 def _about_model(recipe: Recipe) -> dict[str, Any]:
     """Settings beside the source's own that decide which rows can be used."""
     return {
         "model": recipe.model.name, "revision": recipe.model.revision, "row_tokens": recipe.batch.row_tokens,
-        "images": recipe.images.model_dump(mode="json"),
+        "images": recipe.images.model_dump(mode="json", exclude={"random_edge", "max_tiles"}),  # rows are tried at their largest
         "video": recipe.video.model_dump(mode="json", exclude={"cache", "backend"}),
         "objective": recipe.objective.model_dump(mode="json"),
     }  # fmt: skip
@@ -179,7 +186,7 @@ def _about(section: DataSection, source: Source, work: _Work) -> dict[str, Any]:
     listed = [(str(file), state.st_mtime_ns, state.st_size) for file, state in states]
     kept = section.model_dump(mode="json", include={"source", "prompt", *APPLIED})
     about: dict[str, Any] = {
-        "section": kept | {"exclude": {str(file): fingerprint(file.read_bytes()) for file in section.exclude}},
+        "section": kept | {"exclude": {str(file): fingerprint(file.expanduser().read_bytes()) for file in section.exclude}},
         "rows": work.rows,
         "available": None if source.endless else len(source),
         "shard_rows": work.shard_rows,
@@ -187,7 +194,16 @@ def _about(section: DataSection, source: Source, work: _Work) -> dict[str, Any]:
         # of a folder there may be thousands
         "files": [len(listed), fingerprint(listed)] if listed and not path.is_file() else None,
     }
-    return about | dict(work.about)
+    return about | _order(source) | dict(work.about)
+
+
+def _order(source: Source) -> dict[str, Any]:
+    """What decides which rows of a stream are its first ones."""
+    if not isinstance(source.table, StreamTable):
+        return {}
+    parts = [dict(part) for part in source.table.parts]
+    commits = [part.pop("revision", None) for part in parts]
+    return {"seed": source.table.seed, "commit": sorted({commit for commit in commits if commit}), "parts": parts}
 
 
 def _section(section: DataSection, folder: Path) -> dict[str, Any]:
@@ -217,12 +233,13 @@ def _prepare_source(section: DataSection, folder: Path, work: _Work, *, seed: in
     begin(folder, about)
     if is_prepared(folder):
         return _told(section, folder, read_marker(folder), fresh=False)
-    with _full_disk(folder):
+    with full_disk(folder, "free some space; what is written stays, the same command goes on"):
         shards = _write(source, count, folder, work)
     left_out = Counter(str(row["reason"]) for shard in shards for row in shard.left_out)
     if not any(shard.rows for shard in shards):
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common(3))
-        raise DataError(f"none of its {count} rows can be used ({reasons})", where=section.source, mend="look at its rows")
+        what = f"none of its {left_out.total()} rows can be used ({reasons})"
+        raise DataError(what, where=section.source, mend="look at its rows")
     modality = section.modality or source.modality
     marker = finish(folder, shards, about, source=section.source, modality=modality)
     return _told(section, folder, marker, fresh=True)
@@ -252,6 +269,9 @@ def _write(source: Source, count: int, folder: Path, work: _Work) -> list[Shard]
                     made = _ahead(pool, lambda found: _row(found, folder, work), _records(source, places), 2 * work.workers)
                     shard = write_shard(folder, number, _named(made, source.name, lambda: bar.advance(shown)))
                 shards.append(shard)
+                if source.endless and (read := shard.rows + len(shard.left_out)) < len(places):
+                    console.print(f"{source.name}: the stream has {start + read:,} rows", highlight=False, markup=False)
+                    break
                 written = sum(one.bytes for one in shards)
                 bar.update(shown, completed=places.stop, size=size(written))
                 if not console.is_terminal and time.monotonic() - told > SAY_SECONDS:
@@ -270,21 +290,6 @@ def _check_disk(shards: Sequence[Shard], step: int, rows: int, folder: Path, fre
         raise DataError(f"the disk has {size(there)} free; {rest}", where=folder, mend=mend)
 
 
-class _full_disk:
-    """A disk that filled up meanwhile, as one line."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            mend = "free some space; what is written stays, the same command goes on"
-            raise DataError("the disk is full", where=self.folder, mend=mend) from error
-
-
 class _LastRow:
     """A table that remembers the row it gave last: each is made into a record twice, and a stream only goes forward."""
 
@@ -301,13 +306,21 @@ class _LastRow:
 
 
 def _records(source: Source, places: Iterable[int]) -> Iterator[tuple[int, tuple[Record, Record] | DataError]]:
-    """(row's number, its record without and with `SLOT` as the prompt, or why there is none)."""
+    """(row's number, its record without and with `SLOT` as the prompt, or why there is none); of a stream each row once."""
     once = replace(source, table=_LastRow(source))
     for place in places:
+        if isinstance(source.table, StreamTable) and _is_over(source.table, place):
+            return
         try:
             yield source.rows[place], (once.record(place), once.record(place, prompt=SLOT))
         except DataError as error:
             yield source.rows[place], error
+
+
+def _is_over(table: StreamTable, place: int) -> bool:
+    """Whether a row of a stream is one that came before: in the next epoch all come again."""
+    table[place]
+    return table.epoch > 0
 
 
 def _row(made: tuple[int, tuple[Record, Record] | DataError], folder: Path, work: _Work) -> Row:
@@ -324,7 +337,7 @@ def _row(made: tuple[int, tuple[Record, Record] | DataError], folder: Path, work
         again = record(row, id="", source="", base=folder)
         responses = tuple(response for response in again.responses if response.kind in kinds)
         if not responses:
-            raise DataError(f"no response of kind {' or '.join(sorted(kinds))}", where=one.name)
+            raise DataError(f"no response of kind {' or '.join(sorted(kinds))}", where=one.name, mend=work.shaping.mend)
         example = work.renderer.render(work.shaping.use(replace(again, responses=responses)))
     except DataError as error:
         return {"row": number, "reason": error.what, "where": error.where or one.name, "mend": error.mend}

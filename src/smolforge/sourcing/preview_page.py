@@ -11,7 +11,7 @@ from smolforge.data.video import video_parts
 from smolforge.errors import DataError
 from smolforge.records import Media, Record, Video
 from smolforge.report.page import Html, facts, join, page, save, section, table, tag
-from smolforge.sourcing.preview import Look, Seen, media_words, turns
+from smolforge.sourcing.preview import Look, Seen, is_named, media_words, rows_in_words, turns
 
 EDGE = 480  # longest edge of a picture on the page, in pixels
 FRAMES = 4  # of a video
@@ -26,35 +26,46 @@ def write_page(found: Look, out: Path) -> Path:
     name = found.section.source
     about = [
         ("configuration", str(found.section.name or "")), ("split", found.section.split), ("holds", found.modality or ""),
-        ("rows", "a stream" if found.total is None else f"{found.total:,}"),
+        ("rows", rows_in_words(found).removesuffix(" rows")),
     ]  # fmt: skip
     words = "Drawn rows in the real columns: what they say is made up." if found.section.fixture else ""
     made_up = tag("p", words, class_="lead") if words else Html()
-    columns = table(("column", "type", "first row"), [[tag("td", cell, class_="words") for cell in row] for row in found.columns])
-    body = (tag("h1", name), facts(about), made_up, section("Columns", columns), section("Rows", *map(_row, found.rows)))
+    columns = table(
+        ("column", "type", "first value"), [[tag("td", cell, class_="words") for cell in row] for row in found.columns]
+    )
+    body = (
+        tag("h1", name),
+        facts(about),
+        made_up,
+        section("Columns", columns),
+        section("Rows", *(_row(seen, here=not found.heads) for seen in found.rows)),
+    )
     return save(out, page(name, *body))
 
 
-def _row(seen: Seen) -> Html:
+def _row(seen: Seen, *, here: bool) -> Html:
     title = tag("h3", f"Row {seen.number}")
+    why = tag("p", f"left out: {seen.error}", class_="bad") if seen.error else Html()
     if seen.record is None:
-        return join((title, tag("p", f"left out: {seen.error}", class_="bad")))
+        return join((title, why))
     said = []
     for speaker, _, parts in turns(seen.record):
-        words = [part if isinstance(part, str) else tag("small", f"[{media_words(part)}] ", class_="dim") for part in parts]
-        said += [tag("dt", speaker), tag("dd", *words)]
-    pictures = _pictures(seen.record)
+        words = [
+            part if isinstance(part, str) else tag("small", f"[{media_words(part, here=here)}] ", class_="dim") for part in parts
+        ]
+        said += [tag("dt", speaker), tag("dd", *words, class_="dim") if seen.error else tag("dd", *words)]
+    pictures = _pictures(seen.record, here=here)
     shots = tag("div", *pictures, class_=f"shots {'one' if len(pictures) == 1 else 'many'}")
     lines = tag("div", tag("dl", *(tag("div", *pair, class_="all") for pair in zip(said[::2], said[1::2]))))
-    return join((title, tag("div", shots, lines, class_="card pair")))
+    return join((title, why, tag("div", shots, lines, class_="card pair")))
 
 
-def _pictures(record: Record) -> list[Html]:
-    """Thumbnails, or why there is none."""
+def _pictures(record: Record, *, here: bool) -> list[Html]:
+    """Thumbnails, or why there is none; nothing for what is not here."""
     found = []
     for message in record.messages:
         for part in message.content:
-            if isinstance(part, Media | Video):
+            if isinstance(part, Media | Video) and (here or not is_named(part)):
                 try:
                     found += [_thumbnail(one) for one in _stills(part)]
                 except DataError as error:

@@ -133,10 +133,16 @@ SOURCES: dict[str, NamedSource] = {
     ),
     "m3it": NamedSource(
         about="40 tasks with instructions, pictures as Base64", record=m3it.record, modality="image", fixture=pictures.m3it,
-        hub="MMInstruction/M3IT", rows=2_400_000, gigabytes=None, licence="each task's own",
-        annotations=("data/**/*.jsonl", "*.jsonl"),
-        note="its loading script is not run: files below data/ are read as they are, name: a task's folder; or take "
-        "source: HuggingFaceM4/M3IT",
+        hub="MMInstruction/M3IT", splits=("train", "val", "test"), rows=2_400_000, gigabytes=None, licence="each task's own",
+        annotations=("data/**/*[a-z].jsonl", "*.jsonl"),
+        called={split: f"{split}*|*[_-]{split}*" for split in ("train", "val", "test")},
+        note="its loading script is not run: files below data/ are read as they are, name: a task's folder (coco, vqav2, ...); "
+        "the same rows in other words (train_v2.jsonl, train_2023-10-08.jsonl) are left alone; or take source: m3it_parquet",
+    ),
+    "m3it_parquet": NamedSource(
+        about="M3IT's training rows of one picture, English, in one table of Parquet files", record=m3it.record,
+        modality="image", fixture=pictures.m3it_parquet, hub="HuggingFaceM4/M3IT", rows=1_238_638, gigabytes=75,
+        licence="each task's own", note="split off a part for measuring: split: train[:95%]",
     ),
     "vizwiz": NamedSource(
         about="photos and questions of blind people, unanswerable ones among them", record=captions.vizwiz, modality="image",

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
-import os
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from smolforge.data.features import cache_folder
+from smolforge.data.sources.json_lists import NOT_UTF8, SAVE_AS_UTF8, JsonList, row_of
 from smolforge.data.sources.rows import Row, Table
 from smolforge.errors import DataError
 from smolforge.records import fingerprint
 
 LISTS = ("captions.jsonl", "metadata.jsonl", "metadata.csv")  # a folder of pictures has one of these
+REST = "\0fields behind the last column"  # no column is called so
+BLANK = 4096  # bytes; a longer file holds more than blank lines
 LARGE = 64 * 2**20  # bytes; a longer JSON list is read row by row, as its objects take ten times their text in memory
 
 
@@ -53,6 +55,8 @@ def table_of(path: Path, split: str, name: str | None = None) -> Table:
         raise DataError(
             f"no split {split}: a file is one split, train", where=path, mend="write train[90%:], or give another file"
         )
+    if path.stat().st_size <= BLANK and not path.read_bytes().strip():
+        raise DataError("the file is empty", where=path, mend="give one with rows")
     return READERS[path.suffix](path)
 
 
@@ -120,88 +124,7 @@ class JsonLines:
     def __getitem__(self, index: int) -> Row:
         with self.path.open("rb") as file:
             file.seek(self.offsets[index])
-            return _row(file.readline(), f"{self.path.name}, row {index}")
-
-
-class JsonList:
-    """A JSON file that is a long list of objects, read object by object when asked; only their places are kept in memory.
-
-    Args:
-        places: file in which they are kept for the next time; None keeps none.
-
-    Raises:
-        DataError: it is no list of objects, or is cut off.
-    """
-
-    def __init__(self, path: Path, places: Path | None = None) -> None:
-        self.path = path
-        if places and places.is_file():
-            self.places = np.load(places)
-            return
-        self.places = np.array(list(_objects(path)), np.int64).reshape(-1, 2)  # start and end in bytes of each object
-        if places:
-            places.parent.mkdir(parents=True, exist_ok=True)
-            begun = places.with_name(f"{places.name}.{os.getpid()}.npy")
-            np.save(begun, self.places)
-            begun.replace(places)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Row:
-        start, end = map(int, self.places[index])
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return _row(file.read(end - start), f"{self.path.name}, row {index}")
-
-
-CHUNK = 2**20  # bytes read at once
-LONGEST = 64 * CHUNK  # of one object; more is taken for a mistake in it
-_BETWEEN = re.compile(r"[\s,]*")
-
-
-def _objects(path: Path) -> Iterator[tuple[int, int]]:
-    """Start and end in bytes of each object in a list."""
-    decode = json.JSONDecoder(strict=False).raw_decode
-    with path.open("rb") as file:
-        text, before, at = "", 0, 0  # what was read of the file and not yet passed by; bytes before it; place in it
-        begun = False
-        while True:
-            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
-            if not begun and text[at : at + 1] == "[":
-                begun, at = True, at + 1
-            elif begun and text[at : at + 1] == "]":
-                return
-            elif begun and text[at : at + 1] == "{" and (end := _end(decode, text, at)):
-                yield before + at, before + end
-                at = end
-            else:
-                more = (
-                    file.read(max(CHUNK, len(text) - at)) if text[at : at + 1] in ("", "{") and len(text) - at < LONGEST else b""
-                )
-                if not more:
-                    what = f"not a whole list of objects (after byte {before + at})"
-                    raise DataError(what, where=path, mend="download it again; a .json file holds a list of rows")
-                # Latin-1 has one character a byte, so that places in the text are places in the file.
-                text, before, at = text[at:] + more.decode("latin-1"), before + at, 0
-
-
-def _end(decode: Callable[[str, int], tuple[Any, int]], text: str, at: int) -> int | None:
-    """Where an object ends; None where it is not whole."""
-    try:
-        return decode(text, at)[1]
-    except json.JSONDecodeError:
-        return None
-
-
-def _row(line: bytes, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError("not valid JSON", where=where, mend="mend the line") from error
-    if not isinstance(row, dict):
-        raise DataError("not a JSON object", where=where, mend="one object a line")
-    return row
+            return row_of(file.readline(), f"{self.path.name}, row {index}")
 
 
 def _json(path: Path) -> Table:
@@ -219,7 +142,9 @@ def _json(path: Path) -> Table:
 def _json_content(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(NOT_UTF8, where=path, mend=SAVE_AS_UTF8) from error
+    except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON ({error})", where=path, mend="mend the file") from error
 
 
@@ -239,13 +164,38 @@ def annotation_table(path: Path) -> Table:
     return table_of(path, "train")
 
 
-def _csv_rows(path: Path) -> Table:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [{key: value or None for key, value in row.items() if key} for row in csv.DictReader(file)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"not a readable table ({error})", where=path, mend="save it as UTF-8 CSV") from error
-    return rows
+class CsvRows:
+    """A CSV file's rows. One with more fields than columns, as a comma without quotes makes it, is met, and counted, when needed.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[Row] = []
+        self.long: dict[int, tuple[int, str]] = {}  # of a row with too many fields its line, and what is wrong
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file, restkey=REST)
+                for row in reader:
+                    if REST in row:
+                        columns = len(reader.fieldnames or ())
+                        what = f"{columns + len(row.pop(REST))} fields for {columns} columns"
+                        self.long[len(self.rows)] = reader.line_num, what
+                    self.rows.append({key: value or None for key, value in row.items() if key})
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"not a readable table ({error})", where=path, mend="save it as UTF-8 CSV") from error
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        if index in self.long:
+            line, what = self.long[index]
+            mend = 'put a text with commas in quotes: a.png,"A dog, brown and wet"'
+            raise DataError(what, where=f"{self.path.name}, line {line}", mend=mend)
+        return self.rows[index]
 
 
 def _parquet(path: Path) -> Table:
@@ -259,18 +209,25 @@ def _parquet(path: Path) -> Table:
 
 
 def undecoded(dataset: Any) -> Table:
-    """The same rows with pictures and videos as bytes: a damaged one is met, and counted, when it is needed."""
+    """The same rows with pictures, videos and sounds as bytes: a damaged one is met, and counted, when it is needed."""
     import datasets
 
-    plain = {datasets.Image: datasets.Image(decode=False), datasets.Video: datasets.Video(decode=False)}
-    for column, feature in dataset.features.items():
-        if type(feature) in plain:
-            dataset = dataset.cast_column(column, plain[type(feature)])
-        elif isinstance(feature, datasets.List) and type(feature.feature) in plain:
-            dataset = dataset.cast_column(column, datasets.List(plain[type(feature.feature)]))
-    return dataset
+    plain = copy.deepcopy(dataset)  # what is known of the table, not its rows, which `dataset.cast` would write to the disk anew
+    plain.info.features = datasets.Features({column: _plain(feature) for column, feature in dataset.features.items()})
+    return plain
+
+
+def _plain(feature: Any) -> Any:
+    """A column's type with everything in it left as bytes that is left so."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return {name: _plain(inner) for name, inner in feature.items()}
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return replace(feature, feature=_plain(feature.feature))
+    return replace(feature, decode=False) if isinstance(feature, datasets.Image | datasets.Video | datasets.Audio) else feature
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
-    ".jsonl": JsonLines, ".json": _json, ".parquet": _parquet, ".csv": _csv_rows
+    ".jsonl": JsonLines, ".json": _json, ".parquet": _parquet, ".csv": CsvRows
 }  # fmt: skip

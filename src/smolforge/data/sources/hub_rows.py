@@ -5,6 +5,7 @@ from __future__ import annotations
 from smolforge.data.sources.files import undecoded
 from smolforge.data.sources.rows import Table
 from smolforge.errors import DataError
+from smolforge.hub import attempts_held, last_attempt
 
 MEND = "check the name, its configuration and split, the network and, for gated data, `hf auth login`"
 
@@ -19,7 +20,8 @@ def hub_table(hub: str, name: str | None, split: str, *, revision: str | None = 
     from huggingface_hub.errors import HTTPError  # without a network the transfer's own, which is no OSError
 
     try:
-        return undecoded(datasets.load_dataset(hub, name, split=split, revision=revision))
+        with attempts_held():
+            return undecoded(datasets.load_dataset(hub, name, split=split, revision=revision))
     except (HTTPError, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise refusal(hub, name, error) from error
 
@@ -34,7 +36,8 @@ def hub_configs(hub: str, revision: str | None = None) -> tuple[str, ...]:
     from huggingface_hub.errors import HTTPError
 
     try:
-        return tuple(datasets.get_dataset_config_names(hub, revision=revision))
+        with attempts_held():
+            return tuple(datasets.get_dataset_config_names(hub, revision=revision))
     except (HTTPError, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise refusal(hub, None, error) from error
 
@@ -42,4 +45,5 @@ def hub_configs(hub: str, revision: str | None = None) -> tuple[str, ...]:
 def refusal(hub: str, name: str | None, error: BaseException) -> DataError:
     """What a person is told when the Hub does not give a dataset, or one of its configurations."""
     asked = f"{hub} ({name})" if name else hub
-    return DataError(f"the Hub did not give {asked} ({type(error).__name__}: {error})", where=hub, mend=MEND)
+    what = f"the Hub did not give {asked} ({type(error).__name__}: {error}{last_attempt(error)})"
+    return DataError(what, where=hub, mend=MEND)

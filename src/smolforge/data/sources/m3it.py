@@ -6,8 +6,9 @@ Rows:
      "image_base64_str": ["/9j/4AAQ..."], "outputs": "A dog."}                                     MMInstruction/M3IT's files
     {"instruction": "...", "inputs": "...", "image": <picture>, "outputs": "A dog."}                 HuggingFaceM4/M3IT
 
-The first is published with a loading script, which `datasets` does not run any more; its files are JSON Lines. The mirror could
-not be looked at: pictures are read from `image` or `images`.
+The first is published with a loading script, which `datasets` does not run any more; its files are JSON Lines. The mirror's rows
+are those of the script that made it; a question without a picture has None there. It could not be looked at itself: pictures are
+read from `image` or `images`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ seconds.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,20 +63,20 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
     elif "messages" in has or "conversations" in has:
         messages, responses = _chat(row.get("messages") or row["conversations"], base)
     elif {"prompt", "completion"} <= has:
-        messages = _messages(row["prompt"], base)
-        responses = (Response(text=_continuation(row["completion"], base)[1], kind=_kind(row.get("label"))),)
+        messages = _messages(row["prompt"], base, "prompt")
+        answer = _continuation(row["completion"], base, "completion")[1]
+        responses = (Response(text=answer, kind=_kind(row.get("label"))),)
     elif {"question", "answer"} <= has:
-        messages = (Message(role="user", content=(str(row["question"]),)),)
-        responses = (Response(text=str(row["answer"])),)
+        messages = (Message(role="user", content=(_words(row["question"], "question"),)),)
+        responses = tuple(Response(text=_words(answer, "answer")) for answer in _listed(row["answer"]))
     elif (pictures or videos) and (words := next((name for name in CAPTION_COLUMNS if name in has), None)):
         captions = row[words]
         messages = (Message(role="user", content=(prompt or (CAPTION_PROMPT if pictures else VIDEO_PROMPT),)),)
-        responses = tuple(Response(text=str(caption).strip()) for caption in _listed(captions))
+        responses = tuple(Response(text=_words(caption, "caption").strip()) for caption in _listed(captions))
     else:
-        raise DataError(
-            f"columns {', '.join(sorted(has)) or '(none)'} fit no known shape",
-            mend="bring messages, prompt + completion, prompt + chosen + rejected; image or video + captions or question, answer",
-        )
+        shapes = "messages, prompt + completion, prompt + chosen + rejected; image or video + captions or question, answer"
+        mend = f"it has {', '.join(sorted(has)) or 'none'}; bring {shapes}"
+        raise DataError("columns that fit no known shape", mend=mend)
     if not responses:
         raise DataError("no answer", mend="remove the row or give it an answer")
     messages = _placed(messages, pictures, videos)
@@ -84,7 +85,7 @@ def record(row: dict[str, Any], *, id: str, source: str, base: Path | None = Non
 
 def _chat(turns: Any, base: Path | None) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
     """Every assistant turn is a target; the last one is the response."""
-    *messages, last = _messages(turns, base) or (Message(role="user", content=()),)
+    *messages, last = _messages(turns, base, "conversation") or (Message(role="user", content=()),)
     if last.role != "assistant":
         raise DataError("the conversation does not end with the assistant", mend="add the answer that it should learn")
     trained = (Message(role=m.role, content=m.content, train=m.role == "assistant") for m in messages)
@@ -94,13 +95,13 @@ def _chat(turns: Any, base: Path | None) -> tuple[tuple[Message, ...], tuple[Res
 def _pair(row: dict[str, Any], base: Path | None) -> tuple[tuple[Message, ...], tuple[Response, ...]]:
     """The prompt stands in a column of its own, or before the answers in `chosen` and `rejected`, or in both and agrees."""
     prompt = next((row[name] for name in ("prompt", "messages", "conversations", "question") if row.get(name)), None)
-    messages = _messages(prompt, base) if prompt else ()
+    messages = _messages(prompt, base, "prompt") if prompt else ()
     responses = []
     for kind in PAIR:
         if row.get(kind) is None:
             mend = "give both answers, or single ones as prompt, completion and label (true or false)"
             raise DataError(f"a pair without {kind}", mend=mend)
-        before, text = _continuation(row[kind], base)
+        before, text = _continuation(row[kind], base, f"{kind} answer")
         if messages and before and _bare(before) != _bare(messages):
             raise DataError("chosen and rejected answer different prompts", mend="give pairs that share their prompt")
         messages = messages or before
@@ -134,16 +135,22 @@ def _spans(value: Any, length: int) -> tuple[tuple[int, int], ...]:
     return tuple((start, end) for start, end in _listed(value))
 
 
-def _messages(value: Any, base: Path | None) -> tuple[Message, ...]:
+def _messages(value: Any, base: Path | None, what: str) -> tuple[Message, ...]:
+    """Turns, or a user's text; `what` they are, for messages."""
     if isinstance(value, str):
         return (Message(role="user", content=tuple(_parts(value, base))),)
     messages = []
     for turn in _listed(value):
-        role = turn.get("role") or turn.get("from") if isinstance(turn, dict) else None
+        if not isinstance(turn, dict):
+            given = ("a list of " if isinstance(value, list | tuple) else "") + type(turn).__name__
+            raise DataError(f"a {what} given as {given}", mend="give it as text or messages")
+        role = turn.get("role") or turn.get("from")
         if role not in ROLES:
-            raise DataError(f"a turn with role {role!r}", mend=f"roles are {', '.join(ROLES)}")
+            raise DataError("a turn with an unknown role", mend=f"mend {role!r}: roles are {', '.join(ROLES)}")
         content = turn.get("content") if "content" in turn else turn.get("value")
-        messages.append(Message(role=ROLES[role], content=tuple(_parts(content, base))))  # type: ignore[arg-type]
+        spoken = ROLES[role] == "assistant" and isinstance(content, str) and not _MARKED_LINE.search(content)
+        parts = (content,) if spoken else tuple(_parts(content, base))
+        messages.append(Message(role=ROLES[role], content=parts))  # type: ignore[arg-type]
     return tuple(messages)
 
 
@@ -151,6 +158,7 @@ PLACEHOLDER = Media(ref="<placeholder>")  # an image part without a picture: the
 VIDEO_PLACEHOLDER = Video(ref=b"<placeholder>")  # the same for videos
 PLACEHOLDERS: dict[str, Part] = {"<image>": PLACEHOLDER, "<video>": VIDEO_PLACEHOLDER}
 _MARKS = re.compile("(<image>|<video>)")
+_MARKED_LINE = re.compile(r"(?m)^\s*(<image>|<video>)\s*$")  # in an answer other marks are words: it speaks of HTML, say
 
 
 def _parts(content: Any, base: Path | None) -> Iterable[Part]:
@@ -165,7 +173,7 @@ def _parts(content: Any, base: Path | None) -> Iterable[Part]:
     for part in _listed(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            yield str(part["text"])
+            yield _words(part.get("text"), "text part")
         elif kind in ("image", "image_url"):
             value = next((part[key] for key in ("image", "path", "url", "image_url") if _given(part.get(key))), None)
             value = value["url"] if kind == "image_url" and isinstance(value, dict) else value
@@ -174,7 +182,7 @@ def _parts(content: Any, base: Path | None) -> Iterable[Part]:
             value = next((part[key] for key in ("video", "path", "url") if _given(part.get(key))), None)
             yield VIDEO_PLACEHOLDER if value is None else video(value, base, *_cut(part))
         else:
-            raise DataError(f"a content part of type {kind!r}", mend="parts are text, image and video")
+            raise DataError("a content part of an unknown type", mend=f"mend {kind!r}: parts are text, image and video")
 
 
 def _placed(messages: tuple[Message, ...], pictures: list[Media], videos: list[Video]) -> tuple[Message, ...]:
@@ -190,8 +198,8 @@ def _placed(messages: tuple[Message, ...], pictures: list[Media], videos: list[V
     wanted = ["video" if film or part is VIDEO_PLACEHOLDER else "image" for part in slots]
     for kind, found, name in (("image", pictures, "pictures"), ("video", videos, "videos")):
         if wanted.count(kind) != len(found):
-            what = f"{wanted.count(kind)} {kind} placeholders for {len(found)} {name}"
-            raise DataError(what, mend="make the two counts equal")
+            mend = f"{wanted.count(kind)} {kind} placeholders for {len(found)} {name}: make the two counts equal"
+            raise DataError(f"not as many {kind} placeholders as {name}", mend=mend)
     columns: dict[str, Iterator[Part]] = {"image": iter(pictures), "video": iter(videos)}
     filling = iter(wanted)
 
@@ -220,19 +228,36 @@ def _cut(row: dict[str, Any]) -> tuple[float | None, float | None]:
     start, end = (row.get(name) for name in names)
     for value in (start, end):
         if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0):
-            raise DataError(f"a video cut at {value!r}", mend=f"give {' and '.join(names)} as seconds")
+            mend = f"mend {value!r}: give {' and '.join(names)} as seconds"
+            raise DataError("a start or end of a video that is no time", mend=mend)
     if start is not None and end is not None and start >= end:
         raise DataError("a video that ends before it begins", mend=f"give {names[0]} ({start}) below {names[1]} ({end})")
     return None if start is None else float(start), None if end is None else float(end)
 
 
 def _given(value: Any) -> bool:
-    """Whether a row has a picture or video there: text-only rows of LLaVA's kind have an empty path.
+    """Whether a row has a picture or video there: text-only rows of LLaVA's kind have an empty path or list.
 
     >>> _given("a.jpg"), _given(" "), _given(None), _given([])
-    (True, False, False, True)
+    (True, False, False, False)
     """
-    return value is not None and not (isinstance(value, str) and not value.strip())
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and not (isinstance(value, list | tuple) and not value)
+
+
+def _words(value: Any, what: str) -> str:
+    """A text as rows give it, or a number: anything else would be learnt as Python spells it.
+
+    >>> _words("a dog", "answer"), _words(3, "answer"), _words(2.5, "answer")
+    ('a dog', '3', '2.5')
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        given = "nothing" if value is None else value if isinstance(value, float) else type(value).__name__
+        raise DataError(f"{'an' if what[0] in 'aeiou' else 'a'} {what} given as {given}", mend="give it as text")
+    return str(value)
 
 
 def _path(value: str, base: Path | None, what: str) -> Path:
@@ -268,11 +293,11 @@ def video(value: Any, base: Path | None, start: float | None = None, end: float 
     return Video(ref=value, start=start, end=end)
 
 
-def _continuation(value: Any, base: Path | None) -> tuple[tuple[Message, ...], str]:
+def _continuation(value: Any, base: Path | None, what: str) -> tuple[tuple[Message, ...], str]:
     """An answer: a string, or messages whose last is the assistant's. Returns the turns before it, and its text."""
     if isinstance(value, str):
         return (), value
-    messages = _messages(value, base)
+    messages = _messages(value, base, what)
     if not messages or messages[-1].role != "assistant":
         raise DataError("a completion that does not end with the assistant", mend="end it with an assistant turn")
     return messages[:-1], _text(messages[-1].content)

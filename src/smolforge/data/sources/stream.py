@@ -31,6 +31,7 @@ from smolforge.data.sources.files import LISTS, configuration, is_lone
 from smolforge.data.sources.hub_rows import refusal
 from smolforge.data.sources.rows import Row
 from smolforge.errors import DataError, UserError
+from smolforge.hub import attempts_held
 from smolforge.records import fingerprint
 
 ENDLESS = 2**62  # what stands for the number of a stream's rows
@@ -111,7 +112,8 @@ class StreamTable:
 
         asked = self.parts[part]
         try:
-            opened = datasets.load_dataset(**asked, streaming=True)
+            with attempts_held():
+                opened = datasets.load_dataset(**asked, streaming=True)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             if Path(str(asked["path"])).exists() or asked["path"] in BUILDERS.values():
                 mend = "check its files and split"
@@ -230,7 +232,8 @@ def hub_parts(hub: str, split: str, names: Sequence[str | None], revision: str |
     from huggingface_hub.errors import HTTPError
 
     try:
-        commit = HfApi().dataset_info(hub, revision=revision).sha
+        with attempts_held():
+            commit = HfApi().dataset_info(hub, revision=revision).sha
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise refusal(hub, None, error) from error
     parts = [{"path": hub, "name": name, "split": split, "revision": commit} for name in names]

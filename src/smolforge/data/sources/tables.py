@@ -7,20 +7,21 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from smolforge.data.exclusion import excluded
+from smolforge.data.exclusion import Piece, excluded
 from smolforge.data.features import cache_folder
 from smolforge.data.prompts import Prompt, first_prompt
 from smolforge.data.sources import clips, prepared, scenes, shapes
 from smolforge.data.sources.catalog import SOURCES, NamedSource, name_of
+from smolforge.data.sources.configs import is_called, is_globbed, names_in, of_config
 from smolforge.data.sources.files import LISTS, READERS, annotation_table, local_table, table_of
 from smolforge.data.sources.hub_rows import hub_configs, hub_table
 from smolforge.data.sources.rows import Chain, Row, Table, ToRecord
 from smolforge.data.sources.stream import ENDLESS, StreamTable, hub_parts, local_parts
 from smolforge.errors import DataError
-from smolforge.recipe import DataSection, Modality
+from smolforge.recipe import SPLIT, SPLIT_MEND, DataSection, Modality
 from smolforge.records import Media, Message, Part, Record, Video
 
 __all__ = [
@@ -47,11 +48,24 @@ class Source:
     modality: Modality | None = None  # what most rows hold; None: not said
     prompt: Prompt = None  # the recipe's
     endless: bool = False  # a stream
+    pieces: tuple[Piece, ...] = ()  # the tables that `table` has one behind the other; none of a stream
+    left_out: int | None = None  # rows of the split slice that lists leave out; None where the recipe names no list
     roots: tuple[Path, ...] = ()  # folders that relative paths start from: the first that has the file
     within: tuple[Path, ...] = ()  # folders that strangers' rows may name files in; none: a user's own rows, which may name any
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def size(self) -> str:
+        """Its number of rows in words, and how many lists leave out."""
+        if self.endless:
+            return "stream"
+        return f"{len(self):,} rows" + ("" if self.left_out is None else f" ({self.left_out:,} left out by exclude)")
+
+    def piece(self, index: int) -> tuple[Piece, int]:
+        """The table that a row is of, and its number there."""
+        return _in_pieces(self.pieces, self.rows[index])
 
     def record(self, index: int, *, prompt: str | None = None) -> Record:
         """Record of a row.
@@ -113,11 +127,17 @@ def open_source(section: DataSection, *, seed: int = 0) -> Source:
         what = f"no rows in {section.split} of {len(opened.rows)}"
         raise DataError(what, where=section.source, mend="choose a wider split, such as train")
     if section.exclude:
-        without = excluded(section.exclude, section, rows=len(opened.table))
-        rows = [number for number in rows if number not in without]
-        if not rows:
+        without = excluded(section.exclude, section, opened.pieces, opened.table)
+        kept = [number for number in rows if number not in without]
+        if not kept:
             raise DataError("every row is to be left out", where=section.source, mend="look at the lists in exclude")
+        return replace(opened, rows=kept, left_out=len(rows) - len(kept))
     return replace(opened, rows=rows)
+
+
+def is_drawn(section: DataSection) -> bool:
+    """Whether rows are drawn and not read: they are always the same."""
+    return section.fixture or section.source in DRAWN
 
 
 def row_files(section: DataSection) -> list[Path]:
@@ -154,16 +174,18 @@ def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
     Raises:
         DataError: not of the form name, name[a:b], name[a%:b%], where name may be several joined by +.
     """
-    match = re.fullmatch(r"([\w.-]+(?:\+[\w.-]+)*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    match = re.fullmatch(SPLIT, split)
     if not match:
-        raise DataError("not a split", where=split, mend="write train, train[:6%] or train[100:200]")
+        raise DataError("not a split", where=split, mend=SPLIT_MEND)
     name, start, stop = match.groups()
 
     def place(text: str | None, rows: int, default: int) -> int:
         if text is None:
             return default
-        number = round(int(text[:-1]) * rows / 100) if text.endswith("%") else int(text)
-        return min(max(number + rows if number < 0 else number, 0), rows)
+        digits = text.removeprefix("-")
+        number = round(int(digits[:-1]) * rows / 100) if digits.endswith("%") else int(digits)
+        # The sign as it was written: 1 % of a few rows is none of them, which from the end is their end and not their beginning.
+        return max(rows - number, 0) if text.startswith("-") else min(number, rows)
 
     return name, lambda rows: slice(place(start, rows, 0), place(stop, rows, rows))
 
@@ -179,7 +201,7 @@ def _opened(section: DataSection, known: NamedSource | None, split: str, seed: i
         return _fixture(section, known, split)
     if source in DRAWN:
         _refuse_splits(known, split, source)
-        return _whole(source, to_record, [DRAWN[source](split)])
+        return _whole(source, to_record, [(DRAWN[source](split), {"split": split})])
     if known:
         if known.needs_name and section.name is None:
             raise DataError("has several configurations", where=source, mend=f"give one as name; {known.about}")
@@ -192,15 +214,17 @@ def _opened(section: DataSection, known: NamedSource | None, split: str, seed: i
         assert known.hub is not None
         return _from_hub(known.hub, section, known, split, seed)
     path = Path(source).expanduser()
-    if path.exists():
+    on_hub = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source)) and path.suffix not in READERS
+    # With `dir` it is the Hub's name, though a folder, maybe that very one, is called so.
+    if path.exists() and not (on_hub and section.dir is not None):
         return _from_path(path, section, None, split, seed)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in READERS:
+    if on_hub:
         if section.dir is not None:
             folder = section.dir.expanduser()
             return replace(_from_path(folder, section, None, split, seed), within=(folder,))
         return _from_hub(source, section, None, split, seed)
-    meant = _did_you_mean(source, SOURCES)
-    raise DataError("no such file or source", where=source, mend=meant or f"known by name: {', '.join(SOURCES)}")
+    meant = did_you_mean(source, SOURCES)
+    raise DataError("no such file or source", where=source, mend=meant or "see `smolforge data list` for what is known by name")
 
 
 def _refuse_names(section: DataSection, known: NamedSource | None) -> None:
@@ -209,19 +233,38 @@ def _refuse_names(section: DataSection, known: NamedSource | None) -> None:
         return
     for name in (section.name,) if isinstance(section.name, str) else section.name or ():
         if name not in (*known.configs, "all"):
-            mend = _did_you_mean(name, known.configs) or f"it has {', '.join(known.configs)}"
+            mend = did_you_mean(name, known.configs) or f"it has {', '.join(known.configs)}"
             raise DataError(f"no configuration {name}", where=section.source, mend=mend)
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest of some names, for a message; empty where none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
     return f"did you mean {near[0]}?" if near else ""
 
 
-def _whole(name: str, to_record: ToRecord, tables: Sequence[Table], **more: Any) -> Source:
-    """Source with all rows of some tables, one behind the other."""
+def _whole(name: str, to_record: ToRecord, parts: Sequence[tuple[Table, dict[str, Any]]], **more: Any) -> Source:
+    """Source with all rows of some tables, one behind the other.
+
+    Args:
+        parts: each table, and what calls it: settings of `Piece`.
+    """
+    tables = [table for table, _ in parts]
     table = tables[0] if len(tables) == 1 else Chain(tables)
-    return Source(name=name, table=table, rows=range(len(table)), to_record=to_record, **more)
+    pieces = tuple(Piece(rows=len(one), **called) for one, called in parts)
+    return Source(name=name, table=table, rows=range(len(table)), to_record=to_record, pieces=pieces, **more)
+
+
+def _in_pieces(pieces: Sequence[Piece], number: int) -> tuple[Piece, int]:
+    """
+    >>> _in_pieces((Piece(name="a", rows=3), Piece(name="b", rows=2)), 4)
+    (Piece(rows=2, name='b', split='', file=None), 1)
+    """
+    for piece in pieces:
+        if number < piece.rows:
+            return piece, number
+        number -= piece.rows
+    raise IndexError(number)
 
 
 def _of_split(source: Source, known: NamedSource | None, split: str) -> Source:
@@ -254,7 +297,12 @@ def _from_hub(hub: str, section: DataSection, known: NamedSource | None, split: 
     if section.streaming:
         parts, content = hub_parts(hub, whole, names, section.revision)
         return replace(_stream(section, to_record, parts, content, seed), within=_hub_caches())
-    source = _whole(section.source, to_record, [hub_table(hub, name, whole, revision=section.revision) for name in names])
+    tables = [
+        (hub_table(hub, name, one, revision=section.revision), {"name": name, "split": one})
+        for name in names
+        for one in whole.split("+")
+    ]
+    source = _whole(section.source, to_record, tables)
     return replace(_of_split(source, known, split), within=_hub_caches())
 
 
@@ -287,12 +335,13 @@ def _from_path(path: Path, section: DataSection, known: NamedSource | None, spli
     options = {"base": path if path.is_dir() else path.parent}
     if path.is_dir() and prepared.is_prepared(path):
         rows, modality = prepared.open_prepared(path, split), prepared.read_marker(path).get("modality")
-        return _whole(section.source, prepared.record, [rows], options=options, modality=modality)
+        return _whole(section.source, prepared.record, [(rows, {"split": split})], options=options, modality=modality)
     names = _names(section, known, None)
     if section.streaming:
         parts, content = local_parts(path, split, names)
         return _stream(section, to_record, parts, content, seed, options=options)
-    return _whole(section.source, to_record, [table_of(path, split, name) for name in names], options=options)
+    tables = [(table_of(path, one, name), {"name": name, "split": one}) for name in names for one in split.split("+")]
+    return _whole(section.source, to_record, tables, options=options)
 
 
 def _downloaded(section: DataSection, known: NamedSource, split: str, seed: int) -> Source:
@@ -309,32 +358,58 @@ def _downloaded(section: DataSection, known: NamedSource, split: str, seed: int)
     _refuse_splits(known, split, section.source)
     files = [file for name in _names(section, known, None) for file in _annotation_files(folder, known, name, split.split("+"))]
     roots = dict.fromkeys([folder / root for root in known.roots] + [file.parent for file in files])
-    return _whole(section.source, known.record, list(map(annotation_table, files)), roots=tuple(roots), within=(folder,))
+    tables = [(annotation_table(file), {"file": file.relative_to(folder).as_posix()}) for file in files]
+    return _whole(section.source, known.record, tables, roots=tuple(roots), within=(folder,))
+
+
+def annotations_among(section: DataSection, known: NamedSource, paths: Sequence[str]) -> list[str]:
+    """Of a repository's files those with the rows that a section asks for: what it would read of a folder that has them all.
+
+    Raises:
+        DataError: none of them has.
+    """
+    split = split_slice(section.split)[0]
+    _refuse_splits(known, split, section.source)
+    by_pattern = ([path for path in paths if is_globbed(path, pattern)] for pattern in known.annotations)
+    every = sorted(next(filter(None, by_pattern), []), key=PurePosixPath)
+    names = _names(section, known, None)
+    return [path for name in names for path in _annotations(every, known, name, split.split("+"), where=section.source)]
 
 
 def _annotation_files(folder: Path, known: NamedSource, name: str | None, splits: Sequence[str]) -> list[Path]:
     """Files with the rows of a configuration and its splits, in the order of the splits and of their names."""
     by_pattern = ([file for file in folder.glob(pattern) if _is_rows(file, folder)] for pattern in known.annotations)
-    found = sorted(next(filter(None, by_pattern), []))
-    if name is not None:
-        found = [file for file in found if _fits(file.relative_to(folder), known.called.get(name, f"*{name}*"))]
-    if splits != ["train"]:
-        found = [file for split in splits for file in found if _fits(Path(file.name), known.called.get(split, f"*{split}*"))]
+    every = {file.relative_to(folder).as_posix(): file for file in sorted(next(filter(None, by_pattern), []))}
+    return [every[path] for path in _annotations(list(every), known, name, splits, where=folder)]
+
+
+def _annotations(every: list[str], known: NamedSource, name: str | None, splits: Sequence[str], *, where: object) -> list[str]:
+    """The same, of files that all have rows."""
+    named = every if name is None else of_config(every, name, known, where=where)
+    # A source that does not say what its splits are called has one.
+    called = {split: known.called.get(split, "*") for split in splits}
+    found = [path for split in splits for path in named if is_called(Path(path).name, called[split])]
     if not found:
         asked = " of ".join(filter(None, ("+".join(splits), name)))
-        looked = ", ".join(known.annotations)
-        raise DataError(f"no annotations of {asked}", where=folder, mend=f"looked for {looked}; {known.note}".rstrip("; "))
+        near = sorted({one for path in every for one in names_in(path) if name and name in one}) if not named else []
+        narrower = [pattern for pattern in called.values() if pattern != "*"]
+        looked = ", ".join(known.annotations) + (f" called {' or '.join(narrower)}" if narrower else "")
+        mend = f"did you mean {_either(near)}?" if near else f"looked for {looked}; {known.note}".rstrip("; ")
+        raise DataError(f"no annotations of {asked}", where=where, mend=mend)
     return found
+
+
+def _either(words: Sequence[str]) -> str:
+    """
+    >>> _either(["coco", "coco-goi", "coco-text"])
+    'coco, coco-goi or coco-text'
+    """
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _is_rows(file: Path, folder: Path) -> bool:
     """Not the bookkeeping of a download, which lies in hidden folders."""
     return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
-def _fits(file: Path, pattern: str) -> bool:
-    """Whether a file, or a folder above it, is called so."""
-    return any(Path(part).match(one) for part in file.parts for one in pattern.split("|"))
 
 
 def _fixture(section: DataSection, known: NamedSource | None, split: str) -> Source:
@@ -344,7 +419,8 @@ def _fixture(section: DataSection, known: NamedSource | None, split: str) -> Sou
         _refuse_splits(known, split, section.source)
     folder = cache_folder(None) / "fixtures" / section.source.replace("/", "--")
     roots = tuple(folder / root for root in known.roots)
-    return _of_split(_whole(section.source, known.record, [known.fixture(folder)], roots=roots, within=(folder,)), known, split)
+    source = _whole(section.source, known.record, [(known.fixture(folder), {"split": split})], roots=roots, within=(folder,))
+    return _of_split(source, known, split)
 
 
 def _refuse_splits(known: NamedSource | None, split: str, source: str) -> None:
