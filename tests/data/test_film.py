@@ -1,7 +1,7 @@
 """Libraries that decode, what is kept on the disk, drawn films, and files that must not be read on.
 
-decord and torchvision's reader are compared with PyAV where they are installed; the choice among libraries, and what is refused
-before one is asked, everywhere.
+torchcodec, decord and torchvision's reader are compared with PyAV where they are installed; the choice among libraries, and what
+is refused before one is asked, everywhere.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from importlib import util
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,19 +111,38 @@ def test_a_library_that_is_not_there_is_named(backend: Backend, tmp_path: Path, 
     monkeypatch.setitem(sys.modules, backend, None)
     picture = open_picture(video_parts(write(tmp_path / "a.mp4"), max_frames=1, backend=backend)[1])
     assert (picture.width, picture.height) == (256, 128)
-    with pytest.raises(DataError, match=f"{backend} is not installed; use video.backend: pyav, or pip install {backend}"):
+    with pytest.raises(DataError, match=f"{backend} is not installed; use video.backend: pyav") as caught:
         picture.pixels()
+    assert (f"or pip install {backend}" in str(caught.value)) == (backend != "torchvision")  # none that can be had reads videos
 
 
-def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchcodec's wheels raise RuntimeError where FFmpeg or CUDA is missing."""
-    package = tmp_path / "lib" / "torchcodec"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text('raise RuntimeError("Could not load libtorchcodec.\\nA long story.")')
-    monkeypatch.syspath_prepend(package.parent)
-    path = write(tmp_path / "a.mp4")
-    with pytest.raises(DataError, match=r"torchcodec cannot be loaded \(Could not load libtorchcodec\.\); use") as caught:
-        frames(path, timeline(path).stamps[:1], "torchcodec")
+@pytest.mark.parametrize(
+    ("package", "why"),
+    [
+        (  # 0.13.0 without FFmpeg
+            'raise RuntimeError("Could not load libtorchcodec. Likely causes:\\n  1. FFmpeg is not properly installed.")',
+            r"cannot be loaded \(Could not load libtorchcodec\.\)",
+        ),
+        (  # 0.17.0 without CUDA
+            "try:\n    raise OSError('libnvrtc.so.13: cannot open it')\n"
+            "except OSError as error:\n    raise OSError('Could not load this library: /x.so') from error",
+            r"cannot be loaded \(libnvrtc\.so\.13: cannot open it\)",
+        ),
+        ("ffmpeg_major_version = None", "finds no FFmpeg that it can load"),  # 0.17.0 without FFmpeg
+    ],
+)
+def test_a_library_that_cannot_be_loaded(package: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before a run begins, for each of its videos would be given up as damaged."""
+    for module in ("torchcodec", "torchcodec.decoders"):
+        monkeypatch.setitem(sys.modules, module, None)  # so that they are afterwards as they were
+        del sys.modules[module]
+    folder = tmp_path / "lib" / "torchcodec"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(package)
+    (folder / "decoders.py").write_text("")
+    monkeypatch.syspath_prepend(folder.parent)
+    with pytest.raises(DataError, match=f"video.backend: torchcodec {why}; use video.backend: pyav, or pip install") as caught:
+        libraries.check_backend("torchcodec")
     assert "\n" not in str(caught.value)
 
 
@@ -130,8 +150,11 @@ def test_a_torchvision_without_a_reader(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "torchvision.io", SimpleNamespace(read_image=None))
     path = write(tmp_path / "a.mp4")
-    with pytest.raises(DataError, match=r"this torchvision reads no videos, as none from 0\.27 on; use video.backend: pyav"):
+    why = r"torchvision has no VideoReader; use video\.backend: pyav, for torchvision reads no videos from 0\.27 on"
+    with pytest.raises(DataError, match=why):
         frames(path, timeline(path).stamps[:1], "torchvision")
+    with pytest.raises(DataError, match=why):
+        libraries.check_backend("torchvision")
 
 
 @pytest.mark.parametrize("backend", OTHERS)
@@ -172,6 +195,16 @@ def test_what_decord_misses_is_refused(name: str, tmp_path: Path, monkeypatch: p
         frames(path, timeline(path).stamps[:3], "decord")
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video")])
+def test_where_torchcodec_loses_its_place_is_refused(name: str, codec: str, tmp_path: Path, monkeypatch) -> None:
+    """Measured: it seeks to a later key frame than it means, and finds the frame that was asked for no more."""
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace())  # without a decoder
+    path = write(tmp_path / name, codec, shown=range(50))
+    with pytest.raises(MediaError, match=r"the kind mpeg(ts)?, in which torchcodec loses its place; use video\.backend: pyav"):
+        frames(path, timeline(path).stamps[:3], "torchcodec")
+
+
 def test_groups_of_pictures_are_open_or_closed(tmp_path: Path) -> None:
     """Without B-frames too, where key frames are only places from which a picture becomes whole."""
     for name, options, closed in (
@@ -192,16 +225,16 @@ def test_another_count_or_other_times_are_refused(tmp_path: Path) -> None:
     libraries._check_times(tmp_path, "decord", stamps, tick, times)
     libraries._check_times(tmp_path, "decord", range(30, 630, 6), tick, times)  # both count from the first frame
     for wrong in (times[:-1], np.append(times, 4.0), times + 0.04 * (np.arange(100) > 50)):
-        with pytest.raises(MediaError, match=r"decord counts other frames, \d+ for 100; use video.backend: pyav"):
+        with pytest.raises(MediaError, match=r", \d+ for 100: decord counts other frames; use video.backend: pyav"):
             libraries._check_times(tmp_path, "decord", stamps, tick, wrong)
 
 
 def in_torchcodecs_place(late: int) -> SimpleNamespace:
-    """torchcodec's documented interface, read by PyAV: it cannot be loaded without CUDA libraries. `late` frames late."""
+    """torchcodec's interface, read by PyAV, for where it is not installed. `late` frames late."""
 
     class VideoDecoder:
-        def __init__(self, source: str, *, stream_index: int, dimension_order: str, num_ffmpeg_threads: int) -> None:
-            assert dimension_order == "NHWC"
+        def __init__(self, source: str, *, stream_index: int, dimension_order: str, num_ffmpeg_threads: int, device: str) -> None:
+            assert (dimension_order, device) == ("NHWC", "cpu")
             with av.open(source) as container:
                 decoded = list(container.decode(container.streams[stream_index]))
             self.pixels = np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
@@ -220,7 +253,7 @@ def in_torchcodecs_place(late: int) -> SimpleNamespace:
 def test_torchcodecs_frames_are_held_to_their_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mkv", shown=[10 + number + number // 7 for number in range(60)], options={"bf": "2"})
     stamps = [timeline(path).stamps[number] for number in (0, 20, 59)]
-    for late, why in ((0, None), (1, "gives the frame of"), (1000, "cannot decode it")):
+    for late, why in ((0, None), (1, "gives frames of other times"), (1000, "cannot decode it")):
         monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
         monkeypatch.setitem(sys.modules, "torchcodec.decoders", in_torchcodecs_place(late))
         asked = stamps[:2] if late == 1 else stamps
@@ -232,12 +265,44 @@ def test_torchcodecs_frames_are_held_to_their_times(tmp_path: Path, monkeypatch:
         assert "\n" not in str(caught.value)
 
 
+def test_a_colon_in_a_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg would look for `part:1.mp4` by a protocol called part."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", in_torchcodecs_place(0))
+    path = write(tmp_path / "a.mp4").rename("part:1.mp4")
+    assert path == Path("part:1.mp4")
+    stamps = timeline(path).stamps[:2]
+    assert [p.tobytes() for p in frames(path, stamps, "torchcodec")] == [p.tobytes() for p in frames(path, stamps)]
+
+
 def reader_of(name: str, module: str) -> bool:
     """Whether a library with this module is installed; torchvision is not imported for it, which spoils transformers."""
     return util.find_spec(name) is not None and (Path(util.find_spec(name).origin).parent / module).exists()
 
 
-INSTALLED = {"decord": reader_of("decord", "video_reader.py"), "torchvision": reader_of("torchvision", "io/video_reader.py")}
+INSTALLED = {
+    "torchcodec": reader_of("torchcodec", "decoders/__init__.py"),
+    "decord": reader_of("decord", "video_reader.py"),
+    "torchvision": reader_of("torchvision", "io/video_reader.py"),
+}
+
+
+def by(backend: Backend, path: Path, asked: Sequence[int]) -> list[bytes]:
+    """Its frames, where it is installed and can be loaded."""
+    if not INSTALLED[backend]:
+        pytest.skip(f"{backend} is not installed, or reads no videos")
+    try:
+        return [picture.tobytes() for picture in frames(path, asked, backend)]
+    except DataError as error:
+        if "cannot be loaded" not in str(error) and "finds no FFmpeg" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def some_of(stamps: Sequence[int], count: int = 7) -> Iterator[list[int]]:
+    for seed in range(4):
+        yield [stamps[n] for n in sorted(np.random.default_rng(seed).choice(len(stamps), count, replace=False).tolist())]
 
 
 @pytest.mark.parametrize("backend", INSTALLED)
@@ -248,24 +313,39 @@ INSTALLED = {"decord": reader_of("decord", "video_reader.py"), "torchvision": re
         ("b.mkv", "libx264", [number + number // 7 * 3 for number in range(120)], {"bf": "2"}),
         ("c.webm", "libvpx-vp9", range(120), {}),
         ("d.mp4", "libx264", range(50, 110), {}),
+        ("e.mp4", "libx264", range(7), {}),
     ],
 )
 def test_libraries_give_the_same_frames(backend: Backend, name: str, codec: str, shown, options, tmp_path: Path) -> None:
-    """Equal to the byte where they were measured: decord 0.6.0, decord2 3.4.0, torchvision 0.25.0."""
-    if not INSTALLED[backend]:
-        pytest.skip(f"{backend} is not installed, or reads no videos")
+    """Equal to the byte where they were measured: torchcodec 0.13.0, decord 0.6.0, decord2 3.4.0, torchvision 0.25.0."""
     path = write(tmp_path / name, codec, shown=shown, options=options)
-    stamps = timeline(path).stamps
-    for seed in range(4):
-        picked = sorted(np.random.default_rng(seed).choice(len(stamps), 7, replace=False).tolist())
-        asked = [stamps[number] for number in picked]
+    for asked in some_of(timeline(path).stamps):
+        assert by(backend, path, asked) == [p.tobytes() for p in frames(path, asked)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"), [("a.mkv", "libx264", OPEN), ("b.avi", "mpeg4", {}), ("c.flv", "flv1", {})]
+)
+def test_torchcodec_reads_what_decord_misses(name: str, codec: str, options, tmp_path: Path) -> None:
+    path = write(tmp_path / name, codec, shown=range(100), options=options)
+    for asked in some_of(timeline(path).stamps):
+        assert by("torchcodec", path, asked) == [p.tobytes() for p in frames(path, asked)]
+
+
+@pytest.mark.parametrize(("name", "codec", "options"), [("a.mp4", "libx264", REFRESHED), ("b.avi", "mpeg4", {"bf": "2"})])
+def test_torchcodec_gives_no_other_frame(name: str, codec: str, options, tmp_path: Path) -> None:
+    """Where it seeks too far at times, of these files: each request ends in PyAV's frames or in an error that names PyAV."""
+    path = write(tmp_path / name, codec, shown=range(100), options=options)
+    refused = []
+    for asked in [list(timeline(path).stamps), *some_of(timeline(path).stamps)]:
         try:
-            found = frames(path, asked, backend)
-        except DataError as error:
-            if "cannot be loaded" not in str(error):
-                raise
-            pytest.skip(str(error))
-        assert [p.tobytes() for p in found] == [p.tobytes() for p in frames(path, asked)]
+            found = by("torchcodec", path, asked)
+        except MediaError as error:
+            refused.append(str(error))
+        else:
+            assert found == [p.tobytes() for p in frames(path, asked)]
+    assert refused
+    assert all(line.endswith("; use video.backend: pyav") for line in refused)
 
 
 # --- bytes and drawn films -----------------------------------------------------------------------------------------
@@ -459,7 +539,7 @@ def test_huge_frames_are_refused_before_they_are_decoded(tmp_path: Path, monkeyp
     film._decoded.cache_clear()
     video_index.cache_clear()
     monkeypatch.setattr(packets, "MAX_PIXELS", 256 * 128 - 1)
-    assert "256 x 128 pixels a frame; at most 32767 can be read" in refused(path)
+    assert ", 256 x 128 pixels a frame: too many pixels a frame; at most 32767 can be read" in refused(path)
 
 
 def test_frames_that_become_huge_on_the_way_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,6 +553,35 @@ def test_frames_that_become_huge_on_the_way_are_refused(tmp_path: Path, monkeypa
     video_index.cache_clear()
     monkeypatch.setattr(packets, "MAX_PIXELS", 256 * 128)
     assert "damaged, or not a video that can be read" in refused(tmp_path / "c.ts")
+
+
+def test_what_is_wrong_with_a_video_is_said_in_the_same_words_whatever_its_numbers(tmp_path: Path, monkeypatch) -> None:
+    """Runs count by these words, and keep them in every checkpoint."""
+    films = [write(tmp_path / f"{width}.mkv", size=(width, 128), shown=range(width // 4)) for width in (64, 128)]
+    seen: dict[str, list[MediaError]] = {}
+
+    def fails(kind: str, does: Callable[..., object], *given: object) -> None:
+        with pytest.raises(MediaError) as caught:
+            does(*given)
+        seen.setdefault(kind, []).append(caught.value)
+
+    for path in films:
+        version = version_of(path)
+        index = video_index(path, version)
+        stamps, tick = index.timeline.stamps, index.timeline.tick
+        fails("end", libraries.pyav_frames, path, version, index, (*stamps, stamps[-1] + 1))
+        fails("clip", partial(video_parts, start=100.0 + len(stamps)), path)
+        fails("table", libraries._check_times, path, "decord", stamps, tick, np.arange(len(stamps) - 1) / 25)
+        fails("time", libraries._check_time, path, "torchcodec", index, stamps[0], len(stamps))
+    video_index.cache_clear()
+    monkeypatch.setattr(packets, "MAX_PIXELS", 63 * 128)
+    for path in films:
+        fails("pixels", timeline, path)
+    for kind, errors in seen.items():
+        words, places = ({getattr(error, name) for error in errors} for name in ("what", "where"))
+        assert (len(words), len(places)) == (1, 2), kind
+        assert not any(letter.isdigit() for letter in words.pop())
+        assert all(error.where.startswith(f"{path}, ") for error, path in zip(errors, films)), kind
 
 
 def test_a_file_of_endless_packets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

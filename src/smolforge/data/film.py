@@ -8,6 +8,7 @@ Pixels are decoded when they are asked for, the video's chosen frames together, 
       films/decoding.py   pixels by PyAV, by seeking
       films/libraries.py  pixels by torchcodec, decord, torchvision; `frames`, whichever it is
       films/shelf.py      encoded files and decoded frames on the disk
+      films/holding.py    which encoded files a step still needs; `held_videos`
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from threading import Lock
 
 from PIL import Image
 
+from smolforge.data.films.holding import held_videos
 from smolforge.data.films.libraries import Backend, check_backend, chosen, frames
 from smolforge.data.films.packets import FILES_KEPT, Version, check_unchanged, version_of, video_index
 from smolforge.data.films.shelf import FrameCache, kept_video
@@ -29,7 +31,9 @@ from smolforge.data.media import Drawing
 from smolforge.errors import MediaError
 from smolforge.records import Film, Media, fingerprint
 
-__all__ = ["Backend", "FrameCache", "Timeline", "check_backend", "frame_pictures", "frames", "timeline", "video_file"]
+__all__ = [
+    "Backend", "FrameCache", "Timeline", "check_backend", "frame_pictures", "frames", "held_videos", "timeline", "video_file"
+]  # fmt: skip
 
 DECODING = 1  # raise it when the same file and stamp would give other pixels
 FRAME_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -80,11 +80,13 @@ def video_parts(
     _check(path, max_frames, fps, start, end, folder_fps)
     whole = timeline(ref, folder_fps=folder_fps)
     if whole.seconds >= MAX_SECONDS:
-        raise MediaError(f"a video of {float(whole.seconds) / 3600:.1f} hours", where=path, mend="cut it to less than a day")
+        hours = float(whole.seconds) / 3600
+        raise MediaError("a video of more than a day", where=f"{path}, {hours:.1f} hours", mend="cut it to less than a day")
     clip = whole.clip(start, end)
     if clip is None:
         asked = f"from {start or 0} s on" if end is None else f"from {start or 0} s to {end} s"
-        raise MediaError(f"no frame {asked}", where=path, mend=f"the video lasts {float(whole.seconds):.3f} s")
+        mend = f"the video lasts {float(whole.seconds):.3f} s"
+        raise MediaError("no frame between its start and end", where=f"{path}, {asked}", mend=mend)
     sampling = VideoSampling(max_frames=max_frames, fps=fps)
     if style == "smolvlm":
         numbers = sample_frames(len(clip.stamps), float(clip.seconds), sampling)
@@ -170,4 +172,5 @@ def _check(path: Path | str, max_frames: int, fps: float, start: float | None, e
             raise DataError(f"{name} is {rate}", where=path, mend=f"frames a second are more than 0 and at most {MAX_FPS:.0f}")
     begin = start or 0.0
     if not (0 <= begin < math.inf and (end is None or begin < end < math.inf)):
-        raise DataError(f"a clip from {start} s to {end} s", where=path, mend="start is 0 or later, and before the end")
+        where = f"{path}, from {start} s to {end} s"
+        raise DataError("a clip whose start and end make no sense", where=where, mend="start is 0 or later, and before the end")

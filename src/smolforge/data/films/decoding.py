@@ -57,7 +57,8 @@ def _decode(path: Path, version: Version, stamps: Sequence[int], index: VideoInd
             while shown is not None and shown[0] < stamp and left:
                 shown, left = next(frames, None), left - 1
             if shown is None or shown[0] < stamp:
-                raise MediaError(f"{len(pictures)} of {len(stamps)} frames can be decoded", where=path, mend="replace the file")
+                where = f"{path}, {len(pictures)} of {len(stamps)}"
+                raise MediaError("not all of its frames can be decoded", where=where, mend="replace the file")
             if seek and shown[0] != stamp:
                 return None
             pictures.append(_upright(shown[1]))

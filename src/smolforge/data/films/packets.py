@@ -117,7 +117,8 @@ def version_of(path: Path) -> Version:
     except FileNotFoundError as error:
         raise MediaError("no such video", where=path, mend="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise MediaError(f"cannot be read ({error})", where=ascii(str(path)), mend="check the path") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise MediaError(f"cannot be read ({why})", where=ascii(str(path)), mend="check the path") from error
     return state.st_mtime_ns, state.st_size
 
 
@@ -154,14 +155,13 @@ def opened(path: Path, version: Version) -> Iterator[tuple[InputContainer, Video
             if stream.codec_context is None:
                 raise MediaError("its codec is unknown", where=path, mend="encode it as H.264")
             if stream.width * stream.height > MAX_PIXELS:
-                raise MediaError(
-                    f"{stream.width} x {stream.height} pixels a frame", where=path, mend=f"at most {MAX_PIXELS} can be read"
-                )
+                where = f"{path}, {stream.width} x {stream.height} pixels a frame"
+                raise MediaError("too many pixels a frame", where=where, mend=f"at most {MAX_PIXELS} can be read")
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # frames may say otherwise than the container
             yield container, stream
     except (av.FFmpegError, ValueError, MemoryError, IndexError) as error:  # IndexError: a stream appears half way
         why = error.strerror if isinstance(error, av.FFmpegError) else error
-        raise MediaError(f"damaged, or not a video that can be read ({why})", where=path, mend="replace the file") from error
+        raise MediaError("damaged, or not a video that can be read", where=f"{path} ({why})", mend="replace the file") from error
 
 
 def _begins_anew(packet: Packet, stream: VideoStream) -> bool:

@@ -4,12 +4,11 @@
     ~/.cache/smolforge/frames/ab/ab12...png      chosen frames, decoded (recipe: video.cache)
 
 A file is written under another name and then renamed, so any number of processes may share a folder. Those unread for the longest
-time go first.
+time go first, but none that a step still needs (`holding.py`).
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import time
@@ -21,11 +20,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from smolforge.errors import CheckpointError
+from smolforge.data.films.holding import alone, held, hold, unwritable
 from smolforge.records import fingerprint
 
 LOOK_EVERY = 0.05  # of the space may be written before looking at what other processes wrote
-NEEDED_SECONDS = 60.0  # a video that was read or written so shortly ago stays: a prompt may still wait for its frames
+NEEDED_SECONDS = 60.0  # a video that was read or written so shortly ago stays: outside of steps a prompt may wait for its frames
 VIDEO_BYTES = 16 * 2**30  # of encoded files; FineVideo's have 14 MB on average
 FRAME_BYTES = 50 * 2**30
 CHANGED = 0  # time of change of every file: with the same name it is the same file, whenever it was written
@@ -39,8 +38,8 @@ class Shelf:
     Args:
         folder: made when absent.
         suffix: of its files' names.
-        max_bytes: most space. Each process that writes may exceed it by a twentieth.
-        needed_seconds: a file that was of use so shortly ago stays, whatever the space.
+        max_bytes: most space. Each process that writes may exceed it by a twentieth, and what is held stays whatever the space.
+        needed_seconds: a file that was of use so shortly ago stays too.
     """
 
     folder: Path
@@ -76,9 +75,7 @@ class Shelf:
         except OSError as error:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
-            what = "the disk is full" if error.errno == errno.ENOSPC else f"cannot be written ({error.strerror})"
-            mend = "free some space, choose another cache folder (XDG_CACHE_HOME), or set video.cache: false"
-            raise CheckpointError(what, where=self.folder, mend=mend) from error
+            raise unwritable(self.folder, error) from error
         ledger = _ledger(self.folder)
         ledger.held, ledger.written = ledger.held + len(data), ledger.written + len(data)
         return file
@@ -109,14 +106,16 @@ class Shelf:
             ledger.held, ledger.written = self.size(), 0
         if ledger.held + size <= self.max_bytes:
             return
-        files = self._files()
-        ledger.held = sum(length for _, length, _ in files)
-        for read, length, file in sorted(files):
-            # Some room at once, because looking through the folder costs time.
-            if ledger.held + size <= 0.9 * self.max_bytes or read > time.time() - self.needed_seconds:
-                return
-            file.unlink(missing_ok=True)
-            ledger.held -= length
+        with alone(self.folder):
+            files, needed = self._files(), held(self.folder)
+            ledger.held = sum(length for _, length, _ in files)
+            for read, length, file in sorted(files):
+                # Some room at once, because looking through the folder costs time.
+                if ledger.held + size <= 0.9 * self.max_bytes or read > time.time() - self.needed_seconds:
+                    return
+                if file.name.partition(".")[0] not in needed:
+                    file.unlink(missing_ok=True)
+                    ledger.held -= length
 
 
 @dataclass
@@ -142,12 +141,14 @@ def kept_video(data: bytes, *, cache: Path, max_bytes: int = VIDEO_BYTES) -> Pat
 
     Args:
         cache: the cache's folder (`features.cache_folder`).
+        max_bytes: most space, but for what `held_videos` holds.
 
     Raises:
         CheckpointError: the disk is full or not writable.
     """
     shelf = Shelf(folder=cache / "videos", suffix="video", max_bytes=max_bytes, needed_seconds=NEEDED_SECONDS)
     name = fingerprint(data)
+    hold(shelf.folder, name)
     return shelf.find(name) or shelf.put(name, data)
 
 
