@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from smolforge import recipe as module
 from smolforge.errors import RecipeError
-from smolforge.recipe import COMPONENTS, Recipe, Section, differences, load_recipe, parse_recipe
+from smolforge.recipe import COMPONENTS, Recipe, Section, changes_said, differences, load_recipe, parse_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST: dict[str, Any] = {
@@ -72,7 +73,11 @@ def test_reads_back_what_it_writes() -> None:
         (b"", "mapping of sections"),
         (b"- a\n- b\n", "mapping of sections"),
         (b"model: {name: m", "not valid YAML"),
-        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"\xff\xfe\x00", "line 1 is not UTF-8; save it as UTF-8"),
+        (b"model: {name: m}\n\n# caf\xe9\n", "line 3 is not UTF-8; save it as UTF-8"),
+        (b"model: {name: m}\nmodel: {name: n}\n", "model stands twice, lines 1 and 2; keep one of them"),
+        (b"model: {name: m}\noptim:\n  lr: 1\n  clip: 2\n  lr: 3\n", "lr stands twice, lines 3 and 5; keep one of them"),
+        (b"model: {name: m, name: n}", "name stands twice, line 1; keep one of them"),
         (b"model: !!python/object/apply:os.system [true]", "not valid YAML"),
     ],
 )
@@ -163,6 +168,48 @@ def test_wrong_values_name_their_key_and_what_was_given(override: str, words: st
     assert "RatesSection" not in line
     value = yaml.safe_load(override.partition("=")[2])
     assert isinstance(value, list) or repr(value) in line
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("adapters=lora", "adapters: a section is a mapping of settings, not 'lora'; write adapters: {method: lora}"),
+        ("adapters=dorra", "adapters: a section is a mapping of settings, not 'dorra'; did you mean adapters: {method: dora}?"),
+        ("adapters=true", "adapters: a section is a mapping of settings, not true; write adapters: {method: ...}, of lora,"),
+        ("adapters.method=[lora]", "adapters.method is one of 'lora',"),
+        ("adapters=[lora]", "adapters: a section is a mapping of settings, not a list; write adapters: {method: ...}, of lora,"),
+        ("objective=dpo", "objective: a section is a mapping of settings, not 'dpo'; write objective: {kind: dpo}"),
+        ("quantize=nf4", "quantize: a section is a mapping of settings, not 'nf4'; write quantize: {kind: nf4}"),
+        ("model=smolvlm", "model: a section is a mapping of settings, not 'smolvlm'; write model: {name: smolvlm}"),
+        ("model=null", "model: a section is a mapping of settings, not null; write model: {name: ...}"),
+        ("run=x", "run: a section is a mapping of settings, not 'x'; write run: {dir: x}"),
+        ("freeze=vision", "freeze: a section is a mapping of settings, not 'vision'; write freeze: {vision: ...}"),
+        ("batch=8", "batch: a section is a mapping of settings, not 8; its settings are examples, row_tokens"),
+        ("data=x", "data: a list, not 'x'; write data: [{source: x}]"),
+        ("data={source: x}", "data: a list, not a mapping; write data: [{...}]"),
+        ("data=null", "data: a list, not null; write data: [{source: ...}]"),
+        ("data.0=x", "data.0: a section is a mapping of settings, not 'x'; write data.0: {source: x}"),
+        ("data=[]", "data: a list of at least 1, this one has 0"),
+        ("eval.data=x", "eval.data: a list, not 'x'; write eval.data: [{source: x}]"),
+        ("data.0.exclude=x", "data.0.exclude: a list, not 'x'; write data.0.exclude: [x]"),
+        ("run.trackers=wandb", "run.trackers: a list, not 'wandb'; write run.trackers: [wandb]"),
+        ("optim.betas=0.9", "optim.betas: a list of 2, not 0.9"),
+        ("adapters.on=text", "adapters.on: a list, not 'text'; write adapters.on: [text]"),
+        ("data.0.prompt=3", "data.0.prompt: should be text (given: 3)"),
+        ("data.0.name=3", "data.0.name: should be text (given: 3)"),
+        ("run.steps=ten", "run.steps: should be a whole number (given: 'ten')"),
+        ("optim.lr=fast", "optim.lr: should be a number (given: 'fast')"),
+        ("images.split=maybe", "images.split: should be true or false (given: 'maybe')"),
+        ("video.fps=0", "video.fps: should be greater than 0 (given: 0)"),
+        ("objective={kind: dpo, reference: copy}", "objective.reference: a section is a mapping of settings, not 'copy'; write"),
+        ("objective={kind: dpo, picture: noise}", "not 'noise'; write objective.picture: {kind: noise}"),
+        ("objective={kind: dpo, picture: {kind: crop, weight: x}}", "objective.picture.weight: should be a number (given: 'x')"),
+    ],
+)
+def test_a_section_or_list_given_as_something_else_is_told_how_to_write_it(override: str, line: str) -> None:
+    said = refused(override)
+    assert line in said
+    assert not re.search("Input|tuple|dictionary", said, re.IGNORECASE)
 
 
 def test_numbers_as_yaml_writes_them() -> None:
@@ -430,6 +477,7 @@ def test_overrides() -> None:
         ("=5", "key=value"),
         ("", "key=value"),
         ("run.steps={", "not valid YAML"),
+        ("optim={lr: 1, lr: 2}", "lr stands twice, line 1; keep one of them"),
         ("data.1.split=train", "data.1.split=train"),
         ("data.1={source: a}", "the list has 1 entries"),
         ("data.x.split=train", "data.x.split=train"),
@@ -504,6 +552,34 @@ def test_differences_of_sections_that_one_side_lacks() -> None:
     assert "data.1.source: b -> None" in differences(more, dumped())
     rates = dumped("optim.lr={vision: 1.0, connector: 1.0, decoder: 1.0}")
     assert differences(dumped(), rates)[0] == "optim.lr: 2e-05 -> None"
+
+
+def test_a_refusal_names_what_a_person_wrote() -> None:
+    """A change of the objective brings its defaults along, and a section its zeros; nobody wrote those."""
+    mixed = dumped("mixture={image: 60, text: 40}")
+    assert len(differences(mixed, dumped(DPO, "freeze.vision=true"))) > 10
+    assert sorted(changes_said(mixed, parse(DPO, "freeze.vision=true"))) == [
+        "freeze.vision: False -> True", "mixture.image: 60.0 -> None", "mixture.text: 40.0 -> None", "objective.kind: sft -> dpo",
+    ]  # fmt: skip
+    assert changes_said(dumped("adapters={r: 4}", "optim.lr=1"), parse("optim.lr=1")) == [
+        "adapters.method: lora -> None", "adapters.r: 4 -> None"
+    ]  # fmt: skip
+    assert changes_said(dumped(), parse("optim.lr=2e-5", "run.dir=elsewhere")) == []
+
+
+def test_settings_that_nobody_wrote_are_named_where_nothing_else_differs() -> None:
+    """Another version's default."""
+    old = dumped()
+    old["optim"]["clip"] = 0.5
+    assert changes_said(old | {"of_another_version": 1}, parse()) == ["optim.clip: 0.5 -> 1.0", "of_another_version: 1 -> None"]
+
+
+@pytest.mark.parametrize("split", ["train[5%", "train[:x]", "train[", "", "train[1:2:3]"])
+def test_a_split_is_refused_with_the_recipe(split: str) -> None:
+    mend = "write train, train[:6%] or train[100:200]"
+    assert f"data.0.split: not a split ({split!r}); {mend}" in refused(f"data.0.split='{split}'")
+    said = refused(f"eval.data=[{{source: scenes}}, {{source: scenes, split: '{split}'}}]")
+    assert f"eval.data.1.split: not a split ({split!r}); {mend}" in said
 
 
 # --- the file itself ---------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class Media:
 
     ref: Path | str | bytes | Image | Callable[[], Image | bytes]
     split: bool = True  # False: shown whole as one tile, as frames of a video are
+    edge: int | None = None  # its longest edge before tiling, where one was drawn; never more than the rules' own
 
     def __str__(self) -> str:
         if isinstance(self.ref, bytes):

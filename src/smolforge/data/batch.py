@@ -12,6 +12,7 @@ Legend: L row tokens, N nodes, K scored tokens, R responses, T tiles, U placehol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from smolforge.data.render import Example, PlacedImage
 from smolforge.records import ResponseKind
@@ -57,7 +59,9 @@ class PackedBatch:
     pictures: tuple[tuple[str, int], ...]  # key and number of tiles of each picture in `tiles`
     ids: tuple[str, ...]  # names of the examples, for messages
     keys: tuple[str, ...]  # their contents' names
+    places: tuple[tuple[int, int], ...] = ()  # place in the mixed stream and tokens of each example, where there is a stream
     reference: torch.Tensor | None = None  # (K,) float32: the reference's log-prob of each scored token
+    noise: torch.Tensor | None = None  # (L, D) float32: what is added to the token embeddings where the row is learnt from
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same row on another device."""
@@ -144,13 +148,31 @@ def collate(examples: Sequence[Example]) -> PackedBatch:
         response_ids=_int(response_ids),
         responses=tuple(responses),
         features=torch.cat(features) if features else None,
-        tiles=torch.from_numpy(np.concatenate(tiles)) if tiles else torch.zeros((0, 3, 1, 1), dtype=torch.uint8),
+        tiles=_joined(tiles) if tiles else torch.zeros((0, 3, 1, 1), dtype=torch.uint8),
         run_tiles=torch.tensor(run_tiles, dtype=torch.int64),
         run_starts=torch.tensor(run_starts, dtype=torch.int64),
         pictures=tuple((image.key, len(image.starts)) for image in new),
         ids=tuple(f"{example.source}[{example.id}]" for example in examples),
         keys=tuple(example.key for example in examples),
     )
+
+
+def _joined(tiles: Sequence[np.ndarray]) -> torch.Tensor:
+    """Pictures' tiles one behind the other, (T, 3, P, P); in memory as (T, P, P, 3), which is how Pillow has pixels.
+
+    A process that prepares steps writes them into shared memory at once, as PyTorch's own collate does: they need no copy on
+    their way out, and no memory twice.
+    """
+    edge = tiles[0].shape[-1]
+    shape = (sum(map(len, tiles)), edge, edge, 3)
+    if get_worker_info() is None:
+        pixels = torch.empty(shape, dtype=torch.uint8)
+    else:
+        storage = torch.UntypedStorage._new_shared(math.prod(shape))
+        pixels = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    pixels = pixels.permute(0, 3, 1, 2)  # (T, 3, P, P)
+    np.concatenate(tiles, out=pixels.numpy())
+    return pixels
 
 
 def _tree_sizes(example: Example) -> list[int]:

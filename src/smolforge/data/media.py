@@ -74,6 +74,7 @@ class Picture:
     height: int
     pixels: Callable[[], Image.Image]  # RGB, upright; decodes anew at each call
     split: bool = True  # False: one tile, whatever the spec says
+    edge: int | None = None  # its own longest edge before tiling, at most the spec's
 
 
 class Drawing(ABC):
@@ -146,6 +147,11 @@ def tile_grid(width: int, height: int, spec: ImageSpec) -> Grid:
     return Grid(height // spec.tile, width // spec.tile)
 
 
+def own_spec(picture: Picture, spec: ImageSpec) -> ImageSpec:
+    """The rules for one picture, whose longest edge may have been drawn."""
+    return spec if picture.edge is None else replace(spec, longest_edge=min(spec.longest_edge, picture.edge))
+
+
 def fewer_tiles(spec: ImageSpec) -> ImageSpec | None:
     """The next smaller setting when a picture must give up tiles, or None at one tile.
 
@@ -174,12 +180,17 @@ def tile_pixels(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     image = image.resize(first_size(*image.size, spec), filter_)
     if not spec.split:
         return _planes([image.resize((edge, edge), filter_)])
-    image = image.resize(tiled_size(*image.size, spec), filter_)
-    width, height = image.size
+    width, height = tiled_size(*image.size, spec)
+    if image.size != (width, height):  # else Pillow would copy it
+        image = image.resize((width, height), filter_)
     if width <= edge and height <= edge:
         return _planes([image])
-    boxes = [(x, y, x + edge, y + edge) for y in range(0, height, edge) for x in range(0, width, edge)]
-    return _planes([*(image.crop(box) for box in boxes), image.resize((edge, edge), filter_)])
+    rows, cols = height // edge, width // edge
+    tiles = np.empty((rows * cols + 1, edge, edge, 3), np.uint8)  # (T, P, P, 3), as Pillow has them
+    grid = tiles[:-1].reshape(rows, cols, edge, edge, 3)
+    grid[:] = np.asarray(image).reshape(rows, edge, cols, edge, 3).swapaxes(1, 2)
+    tiles[-1] = np.asarray(image.resize((edge, edge), filter_))
+    return tiles.transpose(0, 3, 1, 2)
 
 
 def picture_tiles(picture: Picture, spec: ImageSpec, distortion: Distortion | None = None) -> np.ndarray:
@@ -255,7 +266,7 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
         with _mended_errors(media):
             image = to_rgb(ref)
         key = fingerprint(image.size, image.tobytes())
-        return Picture(key=key, width=image.width, height=image.height, pixels=lambda: image, split=media.split)
+        return Picture(key=key, width=image.width, height=image.height, pixels=lambda: image, split=media.split, edge=media.edge)
     data = read_encoded(ref)
     with _mended_errors(media):
         header = _open(data)
@@ -268,7 +279,7 @@ def open_picture(media: Media, *, max_pixels: int = 100_000_000) -> Picture:
         with _mended_errors(media):
             return to_rgb(_open(data))
 
-    return Picture(key=fingerprint(data), width=width, height=height, pixels=pixels, split=media.split)
+    return Picture(key=fingerprint(data), width=width, height=height, pixels=pixels, split=media.split, edge=media.edge)
 
 
 def _undrawn(drawing: Drawing, max_pixels: int, media: Media) -> Picture:
@@ -279,7 +290,7 @@ def _undrawn(drawing: Drawing, max_pixels: int, media: Media) -> Picture:
         with _mended_errors(media):
             return to_rgb(drawing())
 
-    return Picture(key=drawing.key, width=width, height=height, pixels=pixels, split=media.split)
+    return Picture(key=drawing.key, width=width, height=height, pixels=pixels, split=media.split, edge=media.edge)
 
 
 def _open(data: bytes) -> Image.Image:

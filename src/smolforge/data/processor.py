@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from tokenizers import Tokenizer, pre_tokenizers
 from smolforge.data.chat import CHATML, SMOLLM_SYSTEM, SMOLVLM, ChatFormat
 from smolforge.data.features import cache_folder
 from smolforge.data.film import FrameCache
-from smolforge.data.media import ImageSpec
+from smolforge.data.media import ImageSpec, tile_grid
 from smolforge.data.render import Renderer
-from smolforge.errors import ModelError
+from smolforge.errors import ModelError, RecipeError
 from smolforge.recipe import ImagesSection, VideoSection
 
 VISION_TYPES = ("idefics3", "smolvlm")
@@ -41,6 +42,7 @@ def load_renderer(
 
     Raises:
         ModelError: a file is missing, or the model is not of the family.
+        RecipeError: the recipe's picture rules do not fit the checkpoint's, or its tokenizer.
     """
     if folder.suffix == ".gguf":
         return _gguf_renderer(folder, row_tokens)
@@ -63,6 +65,8 @@ def load_renderer(
             upscale=images.upscale,
             max_pixels=images.max_pixels,
         )
+        _refuse_edges(images, spec)
+        refuse_unmarked(spec, most_marks(lambda mark: tokenizer.token_to_id(mark) is not None))
     return Renderer(
         tokenizer=tokenizer,
         chat=SMOLVLM,
@@ -71,8 +75,48 @@ def load_renderer(
         video=video or VideoSection(),
         frames=FrameCache(cache=cache_folder(cache)) if video and video.cache else None,
         image_tokens=side * side // int(config["scale_factor"]) ** 2,
+        max_tiles=images.max_tiles if images else None,
         row_tokens=row_tokens or limit,
     )
+
+
+def _refuse_edges(images: ImagesSection, spec: ImageSpec) -> None:
+    """Sizes that pictures are drawn from, which the rules would not let them have."""
+    if not images.random_edge:
+        return
+    if (most := max(images.random_edge)) > spec.longest_edge:
+        what = f"{most} is more than the longest edge of {spec.longest_edge} that pictures have elsewhere"
+        raise RecipeError(what, where="images.random_edge", mend="leave it out of the draw, or raise images.longest_edge")
+    if not spec.split:
+        what = "the checkpoint does not cut pictures into tiles, so their size would change nothing"
+        raise RecipeError(what, where="images.random_edge", mend="leave it out, or set images.split: true")
+
+
+def most_marks(is_token: Callable[[str], bool]) -> int | None:
+    """Tiles a side that have tokens of their own, <row_1_col_1> to <row_n_col_n>; None where all marks are written as text, as
+    the first 2.2B learnt them.
+
+    >>> most_marks(("<row_1_col_1>", "<row_1_col_2>", "<row_2_col_1>", "<row_2_col_2>").__contains__)
+    2
+    """
+    most = 0
+    while is_token(f"<row_{most + 1}_col_{most + 1}>"):
+        most += 1
+    return most or None
+
+
+def refuse_unmarked(spec: ImageSpec, most: int | None) -> None:
+    """A longest edge that gives more tiles a side than the tokenizer has marks: the others would be spelt out as text.
+
+    Raises:
+        RecipeError: with the largest one that it has marks for.
+    """
+    side = tile_grid(spec.longest_edge, spec.longest_edge, spec).cols  # no shape has more than the square
+    if most is None or side <= most:
+        return
+    edge = spec.longest_edge
+    what = f"pictures of {edge} pixels have {side} tiles of {spec.tile} a side, and the tokenizer has marks for {most}"
+    raise RecipeError(what, where="images.longest_edge", mend=f"take {most * spec.tile} or less, or images.split: false")
 
 
 def read_json(file: Path) -> dict[str, Any]:

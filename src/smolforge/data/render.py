@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 
 from smolforge.data.chat import ChatFormat
 from smolforge.data.film import FrameCache
-from smolforge.data.media import Grid, ImageSpec, Picture, fewer_tiles, open_picture, tile_grid
+from smolforge.data.media import Grid, ImageSpec, Picture, fewer_tiles, open_picture, own_spec, tile_grid
 from smolforge.data.video import video_parts
 from smolforge.errors import DataError
 from smolforge.recipe import VideoSection
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CUT = " … "  # stands where prompt text was cut out
 FRAME_TOKENS = 12  # about what stands around a frame: its time and three marks
+MANY_TILES = "more tiles than images.max_tiles"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,7 @@ class Renderer:
     video: VideoSection = field(default_factory=VideoSection)  # which frames of a video are seen, and how
     frames: FrameCache | None = None  # where chosen frames are kept
     image_tokens: int = 0  # S: placeholders a tile
+    max_tiles: int | None = None  # of an example's pictures; one with more is refused
     row_tokens: int = 8192  # tokens a packed row has; a tree must fit
     _ids: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -126,7 +128,8 @@ class Renderer:
             reserve: positions to leave free after the prompt, for tokens to be generated.
 
         Raises:
-            DataError: an empty answer, a control token in a text, a picture that cannot be read, or nothing left to cut.
+            DataError: an empty answer, a control token in a text, a picture that cannot be read, too many tiles, or
+                nothing left to cut.
         """
         self._check(record)
         changes: list[str] = []
@@ -134,6 +137,7 @@ class Renderer:
         messages = self._with_frames(record.messages, frames)
         pictures = self._open(record, messages)
         example = self._lay_out(record, messages, pictures, spec)
+        self._refuse_tiles(example, record.name)
         excess = self._excess(example, reserve)
         before = after = sum(len(image.starts) for image in example.images)
         while excess > 0 and any(picture.split for picture in pictures) and spec is not None:
@@ -295,6 +299,14 @@ class Renderer:
         over_row = example.num_tokens - self.row_tokens
         return max(over_context, over_row)
 
+    def _refuse_tiles(self, example: Example, name: str) -> None:
+        """Too many tiles of pictures, before any are given up for length; spoilt pictures and frames of videos do not count."""
+        plain = (image for image in example.images if image.picture.split and image.distortion is None)
+        tiles = sum(len(image.starts) for image in plain)
+        if self.max_tiles is not None and tiles > self.max_tiles:
+            mend = "raise it, lower images.longest_edge, or bring fewer pictures an example"
+            raise DataError(MANY_TILES, where=f"{name}, {tiles} of at most {self.max_tiles}", mend=mend)
+
     def _check(self, record: Record) -> None:
         if not (record.media or record.videos) and any(response.distortion for response in record.responses):
             raise DataError(
@@ -370,7 +382,7 @@ class _TreeBuilder:
     def picture(self) -> None:
         assert self.spec is not None
         picture, starts = next(self.pictures), []
-        spec = self.spec if picture.split else self.renderer.frame_spec(self.spec)
+        spec = own_spec(picture, self.spec) if picture.split else self.renderer.frame_spec(self.spec)
         for piece in self.renderer.picture_pieces(tile_grid(picture.width, picture.height, spec)):
             if piece is not None:
                 self.pending += piece

@@ -86,3 +86,13 @@ PRESETS: dict[str, Shape] = {
     "smolvlm2-500m": Shape(model_type="smolvlm", vocab=49280, **_SIGLIP_BASE, **_360M),  # type: ignore[arg-type]
     "tiny": Shape(model_type="smolvlm", vocab=512, **_TINY),  # type: ignore[arg-type]
 }
+
+
+def refuse_unknown(name: str | None) -> None:
+    """Refuse the name of no preset.
+
+    Raises:
+        ModelError: it is none of them.
+    """
+    if name is not None and name not in PRESETS:
+        raise ModelError(f"no preset {name}", mend=f"presets are {', '.join(PRESETS)}")

@@ -162,8 +162,10 @@ class TreeModel(nn.Module):
         return hidden[batch.predictors]
 
     def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """Token embeddings with the pictures' features in their placeholders, (L, D)."""
+        """Token embeddings, with the row's noise, and the pictures' features in their placeholders, (L, D)."""
         hidden = self.decoder.embed_tokens(batch.input_ids)  # (L, D)
+        if batch.noise is not None:
+            hidden = hidden + batch.noise.to(hidden.dtype)
         if not len(batch.tiles) and batch.features is None:
             return hidden
         features = self.image_features(batch)  # (T, S, D)

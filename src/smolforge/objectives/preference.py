@@ -49,6 +49,7 @@ def preference(section: PreferenceSection) -> Objective:
             **({"weigh": partial(weigh, section=section.dense)} if section.dense else {}),  # goes to other processes: no lambda
             others=single,
             pairs=True,
+            mend="dpo needs rows with chosen and rejected; bring such rows, or set objective.kind: sft",
         ),
         units=UNITS,
         counts=counts,

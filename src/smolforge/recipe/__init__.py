@@ -35,6 +35,8 @@ from smolforge.recipe.reading import load_recipe, parse_recipe
 from smolforge.recipe.sections import (
     COMPONENTS,
     MODALITIES,
+    SPLIT,
+    SPLIT_MEND,
     BatchSection,
     CacheSection,
     DataSection,
@@ -49,13 +51,13 @@ from smolforge.recipe.sections import (
     RunSection,
     VideoSection,
 )
-from smolforge.recipe.whole import Recipe, differences
+from smolforge.recipe.whole import Recipe, changes_said, differences
 
 __all__ = [
-    "COMPONENTS", "METHODS", "MODALITIES", "SMOOTHED", "WITHOUT_REFERENCE", "AdaloraSection", "AdapterSection",
-    "BatchSection", "BottleneckSection", "CacheSection", "CropSection", "DataSection", "DenseSection", "EvalSection",
-    "FreezeSection", "Ia3Section", "ImagesSection", "InLayers", "LoraSection", "MixtureSection", "Modality", "ModelSection",
-    "NoiseSection", "OptimSection", "PTuningSection", "PreferenceSection", "PrefixSection", "PromptSection",
+    "COMPONENTS", "METHODS", "MODALITIES", "SMOOTHED", "SPLIT", "SPLIT_MEND", "WITHOUT_REFERENCE", "AdaloraSection",
+    "AdapterSection", "BatchSection", "BottleneckSection", "CacheSection", "CropSection", "DataSection", "DenseSection",
+    "EvalSection", "FreezeSection", "Ia3Section", "ImagesSection", "InLayers", "LoraSection", "MixtureSection", "Modality",
+    "ModelSection", "NoiseSection", "OptimSection", "PTuningSection", "PreferenceSection", "PrefixSection", "PromptSection",
     "QuantizeSection", "RatesSection", "Recipe", "ReferenceSection", "RunSection", "Section", "SftSection", "VeraSection",
-    "VideoSection", "VirtualTokens", "differences", "load_recipe", "parse_recipe", "parts_of",
+    "VideoSection", "VirtualTokens", "changes_said", "differences", "load_recipe", "parse_recipe", "parts_of",
 ]  # fmt: skip

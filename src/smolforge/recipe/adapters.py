@@ -179,8 +179,8 @@ OTHER_NAMES = {
 def _lora_unless_said(section: Any) -> Any:
     if not isinstance(section, dict):
         return section
-    if section.get("method") in OTHER_NAMES:
-        raise ValueError(f"{section['method']} is written as {OTHER_NAMES[section['method']]}")
+    if isinstance(method := section.get("method"), str) and method in OTHER_NAMES:
+        raise ValueError(f"{method} is written as {OTHER_NAMES[method]}")
     return {"method": "lora"} | section
 
 

@@ -21,6 +21,9 @@ class ModelSection(Section):
     """Branch, tag or commit on the Hub; the default branch when left out."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the forward and backward passes compute in. With bfloat16, what trains keeps float32 master weights."""
+    neftune: float | None = Field(default=None, gt=0)
+    """NEFTune (Jain et al. 2023): in training alone, noise of U(-1, 1) * neftune / sqrt(tokens * width) on the token embeddings.
+    The paper used 5 to 15."""
 
 
 Frozen = bool | Annotated[int, Field(gt=0)]
@@ -60,6 +63,10 @@ class CacheSection(Section):
 
 
 Prompts = str | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+SPLIT = r"([\w.-]+(?:\+[\w.-]+)*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?"  # names joined by +, and a slice: its beginning and end
+SPLIT_MEND = "write train, train[:6%] or train[100:200]"
 
 
 class DataSection(Section):
@@ -103,12 +110,24 @@ class DataSection(Section):
 class ImagesSection(Section):
     longest_edge: int | None = Field(default=None, gt=0)
     """Longest edge in pixels before tiling; the checkpoint's own value when left out. Smaller: fewer tiles, less detail."""
+    random_edge: Annotated[dict[Annotated[int, Field(gt=0)], Annotated[float, Field(gt=0)]], Field(min_length=1)] | None = None
+    """Longest edges with their shares, `{1024: 0.4, 2048: 0.6}`: one is drawn for each picture each time it comes up in training.
+    Held-out pictures keep `longest_edge`, which none may exceed."""
     split: bool | None = None
     """Cut pictures into tiles beside the whole view; the checkpoint's own value when left out."""
     upscale: bool = True
     """Enlarge small pictures to `longest_edge` as the checkpoint's processor does. False saves their tiles."""
     max_pixels: int = Field(default=100_000_000, gt=0, le=178_956_970)  # Pillow refuses more by itself
     """Pictures with more pixels are refused (a guard against decompression bombs)."""
+    max_tiles: int | None = Field(default=None, gt=0)
+    """Examples whose pictures have more tiles, all together, are dropped and counted; no limit when left out. A picture of 2,048
+    pixels has up to 17 at 512 a tile. Frames of videos do not count."""
+
+    @model_validator(mode="after")
+    def _edges_matter(self) -> ImagesSection:
+        if self.random_edge and self.split is False:
+            raise ValueError("random_edge varies the number of tiles, and with split: false there is one; leave one of them out")
+        return self
 
 
 class MixtureSection(Section):
@@ -208,13 +227,16 @@ class RunSection(Section):
     steps: int | None = Field(default=None, gt=0)
     """Optimiser steps."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the data instead of steps."""
+    """Passes over the data instead of steps. Of several sources about so many: shares are exact to a row a source over each
+    thousand examples, so that at the end of a pass a few rows came twice and as many not yet."""
     save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints; the last step is always saved."""
     eval_every: int | None = Field(default=None, gt=0)
     """Steps between measurements of the held-out loss; only before and after when left out."""
     log_every: int = Field(default=1, gt=0)
     """Steps between lines of the log."""
+    other_data: bool = False
+    """Go on from a checkpoint although rows, lists of rows to leave out, or held-out rows are others than it saw."""
     keep_last: int = Field(default=2, gt=0)
     """Newest checkpoints kept."""
     keep_best: bool = True

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from smolforge.recipe.adapters import AnyAdapter, QuantizeSection, parts_of
 from smolforge.recipe.base import Section
 from smolforge.recipe.objectives import NoiseSection, PreferenceSection, SftSection
 from smolforge.recipe.sections import (
     COMPONENTS,
+    SPLIT,
+    SPLIT_MEND,
     BatchSection,
     CacheSection,
     DataSection,
@@ -48,6 +51,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
+        for where, sections in (("data", self.data), ("eval.data", self.eval.data)):
+            for number, one in enumerate(sections):
+                if not re.fullmatch(SPLIT, one.split):
+                    raise ValueError(f"{where}.{number}.split: not a split ({one.split!r}); {SPLIT_MEND}")
         weights = [source.weight is not None for source in self.data]
         if any(weights) and not all(weights) and self.mixture is None:
             raise ValueError("some sources of data have a weight and some have none; give one to each, or to none")
@@ -124,7 +131,9 @@ class Recipe(Section):
 FREE_TO_CHANGE = (
     "run.dir", "run.save_every", "run.keep_last", "run.log_every", "run.trackers", "run.workers", "run.device",
     "run.gradient_checkpointing", "batch.row_tokens", "eval.samples", "eval.max_new_tokens", "cache", "objective.reference.store",
+    "run.other_data",
 )  # fmt: skip
+SWITCHES = ("objective.kind", "adapters.method", "quantize.kind")  # what decides which settings a section has
 FREE = tuple(f"{key}." for key in FREE_TO_CHANGE)
 
 
@@ -137,6 +146,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     a, b = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in (*a, *(key for key in b if key not in a)) if a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if not f"{key}.".startswith(FREE)]
+
+
+def changes_said(old: Mapping[str, Any], new: Recipe) -> list[str]:
+    """Those of `differences` that a person wrote: what came along with them, as another section's defaults, says nothing.
+
+    All of them where nobody wrote any: then the defaults are others than they were.
+
+    Args:
+        old: as a run keeps it, all settings written out.
+    """
+    found = differences(old, new.model_dump(mode="json"))
+    written = {key for key, _ in _leaves(new.model_dump(mode="json", exclude_unset=True))} | set(SWITCHES)
+    try:
+        written |= {key for key, _ in _leaves(Recipe.model_validate(old).model_dump(mode="json", exclude_defaults=True))}
+    except ValidationError:  # of a version that knew other settings: what it had by default is not known
+        return found
+    return [line for line in found if line.partition(": ")[0] in written] or found
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
