@@ -11,6 +11,8 @@ printed are medians over the rounds, and of the rounds' ratios.
 
 Waiting is measured in two ways. `train` is `smolforge train` with a model of a million parameters on the CPU. `device of 0.5 s`
 is SIMULATED: the process that trains sleeps for so long a step, as it would while a GPU computes, and its cores are free.
+`--cores 1 2 4 8` CALCULATES it for machines with a core for each of so many workers, from the time of a core that each step took
+here, which other work on this machine hardly changes.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ def main() -> None:
                         call(HERE, side, job | {"case": case, "workers": number}, threads=1, told=f"{case}, {number} workers")
                     )
             results += [rates(case, number, taken, sides) for number in workers]
+            if options.cores:
+                costs = call(HERE, "costs", job | {"case": case}, threads=1, told=case)
+                results += calculated(case, costs["seconds"], options)
             for device in options.device:
                 found = [
                     run_rounds("device", job | {"case": case, "workers": number, "device": device}, options.rounds)
@@ -86,6 +91,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=8, help="most frames of a video (8)")
     parser.add_argument("--workers", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--device", nargs="+", type=float, default=[0.5, 1.0, 2.0, 4.0], help="simulated seconds a step")
+    parser.add_argument("--cores", nargs="+", type=int, default=[], help="workers, a core each, to calculate the waiting for")
     parser.add_argument("--size", type=int, default=8, help="examples a step (8)")
     parser.add_argument("--steps", type=int, default=12, help=f"steps of a run; the first {WARM} are not counted (12)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side (3)")
@@ -120,6 +126,38 @@ def waiting(case: str, workers: int, runs: list[dict[str, Any]]) -> dict[str, An
     shares = [one["waiting"] for one in runs]
     found = {"case": case, "workers": workers, "waiting": statistics.median(shares), "waiting_range": (min(shares), max(shares))}
     return found | {"step_s": statistics.median(one["step_s"] for one in runs)}
+
+
+def calculated(case: str, seconds: list[float], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Waiting for a feed whose steps take these seconds of a core, by device and number of workers."""
+    found = []
+    for device in options.device:
+        for workers in options.cores:
+            share = waited(seconds * 20, workers, device)
+            found.append({
+                "case": f"{case}, device of {device:g} s (calculated)", "workers": workers, "waiting": share,
+                "waiting_range": (share, share), "step_s": device / (1 - share), "core_s": statistics.mean(seconds),
+            })  # fmt: skip
+    return found
+
+
+def waited(seconds: list[float], workers: int, device: float, ahead: int = 2) -> float:
+    """Share of the time that a device waits. Step i is made by worker i modulo `workers`, which may begin it when the device
+    takes step i - ahead * workers, as a DataLoader has it; the first of each worker are not counted.
+
+    >>> [waited([1.0] * 50, workers, device) for workers, device in [(1, 1.0), (1, 0.5), (2, 0.5), (2, 0.25)]]
+    [0.0, 0.5, 0.0, 0.5]
+    """
+    free, taken, waits = [0.0] * workers, [], []
+    for step, cost in enumerate(seconds):
+        begun = max(free[step % workers], taken[step - ahead * workers] if step >= ahead * workers else 0.0)
+        free[step % workers] = begun + cost
+        asked = taken[-1] + device if taken else 0.0
+        taken.append(max(asked, free[step % workers]))
+        waits.append(taken[-1] - asked)
+    counted = waits[ahead * workers :]
+    assert counted, "fewer steps than workers hold"
+    return sum(counted) / (sum(counted) + device * len(counted))
 
 
 def table(results: list[dict[str, Any]], options: argparse.Namespace) -> str:
@@ -260,6 +298,22 @@ def run_ours(job: dict[str, Any]) -> dict[str, Any]:
     return found | {name: value / count for name, value in told.items()}
 
 
+def run_costs(job: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a core that a process which prepares steps takes for each, its pixels in shared memory included."""
+    from functools import partial
+
+    from smolforge.data.ahead import prepared
+
+    steps = prepared(partial(_cost, open_feed(job), job["size"]), range(WARM + job["steps"]), workers=1)
+    return {"seconds": [seconds for seconds, _ in steps][WARM:]}
+
+
+def _cost(stream: Any, size: int, number: int) -> float:
+    began = time.process_time()
+    stream.step(range(number * size, (number + 1) * size))
+    return time.process_time() - began
+
+
 def run_peer(job: dict[str, Any]) -> dict[str, Any]:
     """torch's DataLoader over Hugging Face's processor: the same pictures in the same order, one text each."""
     from PIL import Image
@@ -341,7 +395,7 @@ def run_train(job: dict[str, Any]) -> dict[str, Any]:
     return {"waiting": sum(waits[WARM:]) / sum(seconds[WARM:]), "step_s": statistics.mean(seconds[WARM:])}
 
 
-PARTS = {"prepare": prepare, "ours": run_ours, "peer": run_peer, "device": run_device, "train": run_train}
+PARTS = {"prepare": prepare, "ours": run_ours, "peer": run_peer, "device": run_device, "costs": run_costs, "train": run_train}
 
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] in PARTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,12 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
+from smolforge.data import ahead as ahead_module
+from smolforge.data import pipeline
 from smolforge.data.ahead import prepared
-from smolforge.data.pipeline import Step, open_stream
+from smolforge.data.pipeline import Step, Stream, open_stream
 from smolforge.data.processor import load_renderer
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
@@ -25,7 +29,11 @@ def same(a: Step, b: Step) -> bool:
     for one, other in zip(a.rows, b.rows):
         for name, value in vars(one).items():
             there = getattr(other, name)
-            assert torch.equal(value, there) if isinstance(value, torch.Tensor) else value == there, name
+            if isinstance(value, torch.Tensor):  # the order in memory decides in which order a device adds
+                assert torch.equal(value, there), name
+                assert value.stride() == there.stride(), name
+            else:
+                assert value == there, name
     return a.tally == b.tally
 
 
@@ -40,6 +48,67 @@ def test_processes_change_nothing(stream):
     assert len(plain) == len(ahead) == 5
     assert all(map(same, plain, ahead))
     assert all(step.waited > 0 for step in plain)
+
+
+@pytest.fixture
+def photos(tiny_split, tmp_path):
+    """Twelve photos of 17 tiles, two of them cut off, and four texts, one without an answer, in rows of about two photos."""
+    rows = [{"prompt": f"word {number} " * 3, "completion": "yes" if number else ""} for number in range(4)]
+    for number in range(12):
+        file = tmp_path / f"{number}.jpg"
+        Image.new("RGB", (400, 400), (number * 20, 20, 20)).save(file)
+        if number in (3, 8):
+            file.write_bytes(file.read_bytes()[:-600])
+        rows.append({"image": file.name, "question": "What?", "answer": "red"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sections = [DataSection(source=str(tmp_path / "rows.jsonl"))]
+    return open_stream(sections, load_renderer(tiny_split, row_tokens=480), kinds={"target"}, seed=0)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_step_in_parts_is_the_step(photos, world):
+    """Whatever their number, so that a run with other workers has the same rows, and the damaged are counted once."""
+    whole = photos._share(0, size=16, rank=0, world=world)
+    assert len(whole.rows) > 2
+    assert world == 2 or whole.tally.dropped == {"damaged picture": 2, "empty answer": 1}
+    for parts in (2, 3, 7):
+        made = [(photos._share(part, size=16, rank=0, world=world, parts=parts), 0.0) for part in range(parts)]
+        assert max(len(step.rows) for step, _ in made) < len(whole.rows)
+        assert same(pipeline._whole(made), whole)
+        assert pipeline._whole(made).plan == whole.plan
+
+
+def test_large_steps_are_made_together_and_one_at_a_time(photos, monkeypatch, tmp_path):
+    """Four workers while the first step trains: the second is there, and nothing of the third, where each would have had two."""
+    monkeypatch.setattr(ahead_module, "PART", 1000)
+    make = Stream._share
+
+    def told(self, number, **how):
+        with (tmp_path / "made").open("a") as file:
+            file.write(f"{number} {os.getpid()}\n")
+        return make(self, number, **how)
+
+    plain = list(photos.steps(0, 2, 16))
+    monkeypatch.setattr(Stream, "_share", told)
+    steps = photos.steps(0, 9, 16, workers=4)
+    assert same(next(steps), plain[0])
+    time.sleep(1)
+    made = [line.split() for line in (tmp_path / "made").read_text().splitlines()]
+    assert sorted(int(number) for number, _ in made) == [*range(8)]
+    assert len({process for _, process in made}) == 4
+    assert same(next(steps), plain[1])
+    steps.close()
+
+
+def shares_its_tiles(number: int, *, stream: Stream) -> bool:
+    return all(row.tiles.is_shared() for row in stream.step([number]).rows)
+
+
+def test_pixels_are_laid_out_in_shared_memory(stream):
+    """Before they are handed over: they are never copied there. Without processes they stay out of it."""
+    make = partial(shares_its_tiles, stream=stream)
+    assert [shared for shared, _ in prepared(make, [0, 1], workers=1)] == [True, True]
+    assert [shared for shared, _ in prepared(make, [0], workers=0)] == [False]
 
 
 def test_a_start_without_fork(stream):
@@ -136,10 +205,6 @@ def test_a_program_ends_with_its_processes(tmp_path, make, ask):
 
 def test_ranks_share_a_step_by_cost(tiny_split, tmp_path):
     """Of eight examples two have pictures of 17 tiles: each of two ranks gets one, and all examples are taken once."""
-    import json
-
-    from PIL import Image
-
     rows = [{"prompt": f"word {number} " * 3, "completion": "yes"} for number in range(6)]
     for number in range(2):
         Image.new("RGB", (400, 400), (number * 90, 20, 20)).save(tmp_path / f"{number}.png")
@@ -154,10 +219,7 @@ def test_ranks_share_a_step_by_cost(tiny_split, tmp_path):
 
 def test_ranks_that_see_other_files_have_other_plans(tiny, tmp_path):
     """One rank's copy lacks a picture: the plans differ, which ends a run."""
-    import json
     import shutil
-
-    from PIL import Image
 
     copies = [tmp_path / "a", tmp_path / "b"]
     copies[0].mkdir()

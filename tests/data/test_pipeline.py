@@ -12,6 +12,7 @@ from PIL import Image
 
 from smolforge.data.pipeline import Tally, open_stream, prepare
 from smolforge.data.processor import load_renderer
+from smolforge.data.sources.fixtures.drawn import clip
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection, ImagesSection
 
@@ -83,6 +84,46 @@ def test_tally_adds_up():
     b.drop(DataError("empty answer", where="s[1]"), "s[1]")
     a.add(b)
     assert (a.examples, a.tokens, dict(a.dropped), a.named) == (3, 5, {"empty answer": 1}, ["s[1]: empty answer"])
+
+
+ASKED = {"question": "What?", "answer": "a dog"}
+FAULTS = {  # row n of thirty that all have one fault, each with a number of its own
+    "a clip behind the end": lambda n: {"video": "clip.mp4", "start": 20 + n / 7} | ASKED,
+    "a clip between two frames": lambda n: {"video": "clip.mp4", "start": (n + 0.1) / 1e3, "end": (n + 0.2) / 1e3} | ASKED,
+    "a cut that is no time": lambda n: {"video": "clip.mp4", "start": -1 - n} | ASKED,
+    "a role": lambda n: {"messages": [{"role": f"speaker {n}", "content": "a"}]},
+    "a part": lambda n: {"messages": [{"role": "user", "content": [{"type": f"part {n}"}]}]},
+    "columns": lambda n: {f"column {n}": 1},
+    "placeholders": lambda n: {"prompt": "<image>" * (1 + n), "completion": "a dog"},
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_one_fault_is_one_reason_whatever_its_numbers(kind, tiny, tmp_path):
+    """What a run keeps of it does not grow with its rows; the numbers stand beside the rows that are named."""
+    (tmp_path / "clip.mp4").write_bytes(clip(0))
+    lines = [json.dumps(FAULTS[kind](number)) for number in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    stream = open_stream([DataSection(source=str(tmp_path / "rows.jsonl"))], load_renderer(tiny), kinds={"target"}, seed=0)
+    tally = stream.step(range(30)).tally
+    assert list(tally.dropped.values()) == [30], tally.dropped
+    (reason,) = tally.dropped
+    assert not any(letter.isdigit() for letter in reason)
+    assert len(set(tally.named)) == 30
+    assert all(str(tmp_path / "rows.jsonl") in line for line in tally.named)
+
+
+def test_the_end_of_a_run_names_twenty_reasons():
+    tally = Tally()
+    for number in range(23):
+        for _ in range(30 - number):
+            tally.drop(DataError(f"reason {number}"), "s[1]")
+    whole = Tally()
+    whole.add(tally)
+    told = [line for line in whole.lines() if line.startswith("dropped")]
+    assert told[:2] == ["dropped 30 examples: reason 0", "dropped 29 examples: reason 1"]
+    assert told[19:] == ["dropped 11 examples: reason 19", "dropped 27 examples for 3 other reasons"]  # 10 + 9 + 8
+    assert len(whole.lines()) == 21 + 20
 
 
 def test_real_photos(tiny, shared):

@@ -9,11 +9,10 @@ which these processes ignore, and waits for; here they are ended before that.
 from __future__ import annotations
 
 import atexit
-import ctypes
+import math
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -28,12 +27,39 @@ from torch._C import _error_if_any_worker_fails
 from torch.utils.data import DataLoader, Dataset
 
 from smolforge.errors import DataError, UserError
+from smolforge.parent import end_with_parent
 
 T = TypeVar("T")
-PR_SET_PDEATHSIG = 1  # of prctl(2)
-AHEAD = 2  # steps that each process is ahead
+AHEAD = 2  # steps that each process is ahead, while steps are small
+PART = 2**30  # bytes of pixels from which on processes make a step together
 # PyTorch's words for a process that is gone; those for an error in one that lives begin with "Caught"
 GONE = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How processes make steps, so that no more waits than one whole step or `AHEAD * PART` a process, whichever is more."""
+
+    parts: int  # a step is made in
+    ahead: int  # parts that each process is ahead, the one that it makes among them
+
+    @staticmethod
+    def of(size: float, workers: int) -> Sharing:
+        """How steps of so many bytes of pixels are shared. Small ones whole: to make a part, all of the step is laid out.
+
+        >>> Sharing.of(2**28, 8), Sharing.of(27 * 2**30, 8), Sharing.of(3 * 2**30, 8)
+        (Sharing(parts=1, ahead=2), Sharing(parts=8, ahead=1), Sharing(parts=3, ahead=1))
+        """
+        wanted = math.ceil(size / PART)
+        return Sharing(parts=max(1, min(workers, wanted)), ahead=AHEAD if wanted <= 1 else 1)
+
+    def waiting(self, size: float, workers: int) -> float:
+        """Most bytes of pixels that wait or are being made; each process's part counts as a whole one from its beginning.
+
+        >>> Sharing.of(27.0, 8).waiting(27.0, 8), Sharing.of(27.0 * 2**30, 8).waiting(27.0 * 2**30, 8) / 2**30
+        (432.0, 27.0)
+        """
+        return self.ahead * workers * size / self.parts
 
 
 @dataclass(frozen=True)
@@ -50,13 +76,14 @@ class _Prepared(Dataset, Generic[T]):
 
 
 def prepared(
-    make: Callable[[int], T], numbers: Sequence[int], *, workers: int, method: str | None = None
+    make: Callable[[int], T], numbers: Sequence[int], *, workers: int, ahead: int = AHEAD, method: str | None = None
 ) -> Iterator[tuple[T, float]]:
     """make(number) of each number in order, with the seconds that were waited for it.
 
     Args:
         make: a pure function; with the start method spawn (macOS, Windows) it must be picklable.
         workers: processes that run ahead; 0 makes each one when it is asked for.
+        ahead: numbers that each of them has been given and that were not asked for yet, at most.
         method: how they are started (fork, forkserver, spawn); the machine's own when left out.
 
     Raises:
@@ -74,7 +101,7 @@ def prepared(
         with _noticing_deaths(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # the recipe's number is meant, whatever the cores
             loader = DataLoader(
-                _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=AHEAD,
+                _Prepared(make), sampler=numbers, batch_size=None, num_workers=workers, prefetch_factor=ahead,
                 collate_fn=_as_it_is, worker_init_fn=_ignore_signals, multiprocessing_context=method,
             )  # fmt: skip
             iterator = iter(loader)
@@ -141,5 +168,4 @@ def _ignore_signals(number: int) -> None:
     """Ctrl-C and SIGTERM reach all processes of a terminal; the training process decides, and these end with it."""
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, signal.SIG_IGN)
-    if sys.platform == "linux":  # who hands something over when the training process is killed would wait for ever
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)  # who hands something over when the training process is killed would wait for ever

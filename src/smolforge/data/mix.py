@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,38 @@ class Mixture:
 
     def _make_order(self, source: int, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, 2, source, epoch]).permutation(self.rows[source])
+
+
+class EachOnce(Mixture):
+    """The same sources for measuring: no row comes again before every row was there.
+
+    The next row is of the source that is furthest behind its share and has rows left, so that any first n places hold the shares
+    as exactly as whole rows can, and all places together hold every row. Of a single source the order is that of `Mixture`.
+
+    >>> once = EachOnce([2, 4], weights=[1.0, 1.0])
+    >>> [source for source, row in map(once, range(6))], len({once(index) for index in range(6)})
+    ([0, 1, 0, 1, 1, 1], 6)
+    """
+
+    def __init__(
+        self, rows: Sequence[int], weights: Sequence[float] | None = None, *, seed: int = 0, endless: Collection[int] = ()
+    ) -> None:
+        super().__init__(rows, weights, seed=seed, endless=endless)
+        self._turns: list[tuple[int, int]] = []  # (source, rows that it gave before) of the places known so far
+        self._next = sorted((1 / share, source, 0) for source, share in enumerate(self.shares.tolist()))  # a heap
+
+    @staticmethod
+    def of(mixture: Mixture) -> EachOnce:
+        """The sources, shares and seed of a mixture."""
+        return EachOnce(mixture.rows, mixture.shares.tolist(), seed=mixture.seed, endless=mixture.endless)
+
+    def __call__(self, index: int) -> tuple[int, int]:
+        """(source, row) at a place; behind the last row the next epoch begins."""
+        epoch, place = divmod(index, sum(self.rows))
+        while len(self._turns) <= place:
+            _, source, given = heappop(self._next)
+            self._turns.append((source, given))
+            if source in self.endless or given + 1 < self.rows[source]:
+                heappush(self._next, ((given + 2) / float(self.shares[source]), source, given + 1))
+        source, given = self._turns[place]
+        return source, given if source in self.endless else int(self._order(source, epoch)[given])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from smolforge.errors import RecipeError
+
+TIMES = 100  # that a step sees each row, from which on its size is a slip of the pen
+
 
 def pack(lengths: Sequence[int], capacity: int, shared: Sequence[Sequence[Hashable]] | None = None) -> list[list[int]]:
     """Distribute items over rows of `capacity`, first-fit decreasing; items with a common key stay in one row.
@@ -71,6 +75,65 @@ def balance(costs: Sequence[float], ranks: int, shared: Sequence[Sequence[Hashab
         taken[rank] += groups[number]
         loads[rank] = (cost + sums[number], items + len(groups[number]), rank)
     return [sorted(items) for items in taken]
+
+
+def portion(costs: Sequence[float], part: int, parts: int) -> range:
+    """Neighbours among items, so that `parts` portions hold each item once and cost about the same.
+
+    >>> [portion([5, 1, 1, 1, 4], part, 3) for part in range(3)], portion([1, 1], 0, 1)
+    ([range(0, 1), range(1, 4), range(4, 5)], range(0, 2))
+    """
+    share, past = sum(costs) / parts, 0.0
+    bounds = []  # what stands before the middle of each item, in shares
+    for cost in costs:
+        bounds.append(min(parts - 1, int((past + cost / 2) / share)) if share else 0)
+        past += cost
+    inside = [item for item, place in enumerate(bounds) if place == part]
+    return range(inside[0], inside[-1] + 1) if inside else range(0)
+
+
+def left_idle(examples: int, ranks: int) -> str:
+    """What to tell of a step that has fewer examples than there are ranks; empty where it has enough.
+
+    >>> left_idle(8, 8), left_idle(2, 3)[:71]
+    ('', 'a step has 2 examples for 3 devices, so 1 of them always has nothing to')
+    """
+    if examples >= ranks:
+        return ""
+    idle = ranks - examples
+    return (
+        f"a step has {examples:,} example{'s' if examples > 1 else ''} for {ranks:,} devices, so {idle:,} of them always "
+        f"{'have' if idle > 1 else 'has'} nothing to do; raise batch.examples to {ranks:,} or more, or take {examples:,} "
+        f"device{'s' if examples > 1 else ''}"
+    )
+
+
+def seen_again(examples: int, rows: int | None) -> str:
+    """What to tell of a step that has more examples than there are rows; empty where it has not.
+
+    >>> seen_again(30, 30), seen_again(64, 30)
+    ('', 'a step of 64 examples sees each of the 30 rows 2.1 times; set batch.examples to 30 or less, or bring more rows')
+
+    Args:
+        rows: None of streams, which have no end.
+    """
+    if rows is None or examples <= rows:
+        return ""
+    mend = f"set batch.examples to {rows:,} or less, or bring more rows"
+    return f"a step of {examples:,} examples sees each of the {rows:,} rows {examples / rows:,.1f} times; {mend}"
+
+
+def refuse_repeated(examples: int, rows: int | None) -> None:
+    """Refuse a step that takes a hundred times as long as one with each row once, and teaches the same.
+
+    Args:
+        rows: None of streams, which have no end.
+
+    Raises:
+        RecipeError: it sees each row `TIMES` times or more.
+    """
+    if rows is not None and examples >= TIMES * rows:
+        raise RecipeError(seen_again(examples, rows), where="batch.examples")
 
 
 def _groups(count: int, shared: Sequence[Sequence[Hashable]]) -> list[list[int]]:

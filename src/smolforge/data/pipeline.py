@@ -7,19 +7,21 @@ cursor is the step number, steps can be prepared ahead by any number of processe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from smolforge.data.ahead import prepared
+from smolforge.data.ahead import Sharing, prepared
 from smolforge.data.batch import PackedBatch, collate
 from smolforge.data.clean import Findings, PairRules, clean_pairs
+from smolforge.data.edges import with_edges
 from smolforge.data.exclusion import check_lists
 from smolforge.data.features import FeatureCache
+from smolforge.data.film import held_videos
 from smolforge.data.media import picture_tiles, tile_grid
 from smolforge.data.mix import Mixture
-from smolforge.data.pack import balance, pack
+from smolforge.data.pack import balance, pack, portion
 from smolforge.data.prompts import choose_prompt, varies
 from smolforge.data.render import Example, PlacedImage, Renderer
 from smolforge.data.shares import Part, mixture_tree, source_shares
@@ -29,7 +31,8 @@ from smolforge.recipe import DataSection, MixtureSection
 from smolforge.records import Record, Response, ResponseKind, fingerprint
 
 T = TypeVar("T")
-NAMED = 20  # dropped or changed examples that are named; all are counted
+LOOKED = 32  # examples that tell how large a step's pixels are
+NAMED = 20  # dropped or changed examples, and reasons, that are named; all are counted
 
 
 @dataclass
@@ -58,12 +61,18 @@ class Tally:
 
     def lines(self) -> list[str]:
         """For the end of a run, one fact a line; empty when there is nothing to tell."""
-        lines = [f"dropped {n} examples: {reason}" for reason, n in self.dropped.most_common()]
+        reasons = self.dropped.most_common()
+        lines = [f"dropped {n} examples: {reason}" for reason, n in reasons[:NAMED]]
+        if rest := reasons[NAMED:]:
+            lines.append(f"dropped {sum(n for _, n in rest)} examples for {len(rest)} other reasons")
         lines += [f"changed {n} examples: {what}" for what, n in self.changed.most_common()]
         if self.tiles_upscaled > self.tiles:
             saved = 1 - self.tiles / self.tiles_upscaled
             lines.append(f"upscale: false saved {saved:.0%} of the tiles ({self.tiles_upscaled} -> {self.tiles})")
         return lines + [f"  {line}" for line in self.named]
+
+
+FIRST = 4  # rows of a source that are looked at before a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +98,7 @@ class Shaping:
     weigh: Callable[[Example], Example] = _unchanged  # loss weights of tokens
     others: bool = False  # lay out the next example's first answer as well, of kind "other"
     pairs: bool = False  # look through the preference pairs first, and clean them
+    mend: str | None = None  # what to do where rows have no such responses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +112,17 @@ class Stream:
     features: FeatureCache | None = None
     findings: tuple[Findings, ...] = ()  # what cleaning found in each source
     examples: int | None = None  # a step of the run consumes, for prompts that vary; None: no run, the first one stands for all
+    edges: Mapping[int, float] | None = None  # longest edges that pictures' own are drawn from, with shares; None: the renderer's
     tile_cost: float = 0.0  # what a tile costs beside its tokens, in tokens; decides how ranks share a step
 
     @property
     def num_rows(self) -> int:
         return sum(map(len, self.sources))
+
+    @property
+    def num_known(self) -> int | None:
+        """Rows that there are; None where a stream, which has no end, is among the sources."""
+        return None if any(source.endless for source in self.sources) else self.num_rows
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -116,6 +132,17 @@ class Stream:
     def tree(self, steps: int) -> list[str]:
         """The mixture of a run as lines."""
         return mixture_tree(self.parts, self.mixture.shares.tolist(), steps * (self.examples or 1))
+
+    def misnamed(self) -> Iterator[str]:
+        """A line for each source whose first rows hold another thing than its modality says; streams are not read for it."""
+        for source in self.sources:
+            if source.modality is None or source.endless:
+                continue
+            held = {_medium(source, row) for row in range(min(len(source), FIRST))} - {None}
+            said = source.modality.removeprefix("multi_")
+            if len(held) == 1 and said not in held:
+                what = f"its first rows hold {held.pop()}, and its modality is {source.modality}"
+                yield f"{source.name}: {what}; mend its modality, by which a mixture shares out"
 
     def record(self, index: int) -> Record:
         """Record at a place of the mixed stream. Raises DataError."""
@@ -134,6 +161,8 @@ class Stream:
     def example(self, index: int) -> Example:
         """Example at a place of the mixed stream; its pictures are not decoded. Raises DataError."""
         record = self._used(self.record(index))
+        if self.edges:
+            record = with_edges(record, self.edges, seed=self.mixture.seed, index=index)
         example = self.renderer.render(record)
         if self.shaping.others:
             example = self._with_other(record, index + 1) or example
@@ -148,8 +177,8 @@ class Stream:
 
     def distinct(self, last: int) -> list[int]:
         """Places before `last` whose examples did not come before: what the run sees, each once."""
-        if self.shaping.others or (self.examples and any(varies(source.prompt) for source in self.sources)):
-            return list(range(last))  # the answer lent by the next example, or the prompt, is another one each time
+        if self.edges or self.shaping.others or (self.examples and any(varies(source.prompt) for source in self.sources)):
+            return list(range(last))  # the picture's size, the answer lent by the next example, or the prompt, varies
         seen: dict[tuple[int, int], int] = {}
         for index in range(last):
             seen.setdefault(self.mixture(index), index)
@@ -157,6 +186,7 @@ class Stream:
                 break
         return list(seen.values())
 
+    @held_videos()  # all examples are laid out before the first is decoded
     def step(self, indices: Sequence[int]) -> Step:
         """Rows of the examples at these places; what cannot be used is dropped and counted."""
         return self._rows([(index, self._laid_out(index)) for index in indices])
@@ -167,39 +197,70 @@ class Stream:
         except DataError as error:
             return error
 
-    def _rows(self, laid_out: Sequence[tuple[int, Example | DataError]]) -> Step:
-        tally, examples = Tally(), []  # type: tuple[Tally, list[Example]]
+    def _rows(self, laid_out: Sequence[tuple[int, Example | DataError]], part: int = 0, parts: int = 1) -> Step:
+        """Rows of what was laid out, or one of several parts of them, which are the same rows together.
+
+        Rows are made one after the other, so that their pictures are not in memory twice. A picture that turns out to be damaged
+        leaves room in its row.
+        """
+        tally, rows = Tally(), []  # type: tuple[Tally, list[PackedBatch]]
+        for index, example in laid_out if part == 0 else ():
+            if isinstance(example, DataError):
+                tally.drop(example, self.name(index))
+        usable = [(index, example) for index, example in laid_out if not isinstance(example, DataError)]
+        costs = [(example.num_tokens, [image.key for image in example.images]) for _, example in usable]
+        packed = pack([tokens for tokens, _ in costs], self.renderer.row_tokens, [keys for _, keys in costs])
+        tiles = [sum(len(image.starts) for image in example.images) for _, example in usable]
+        mine = portion([sum(tiles[number] for number in row) for row in packed], part, parts)
+        last = {key: row for row in mine for number in packed[row] for key in costs[number][1]}  # row that needs a picture last
         decoded: dict[str, PlacedImage] = {}
-        for index, example in laid_out:
-            name = self.name(index)
-            try:
-                if isinstance(example, DataError):
-                    raise example
-                examples.append(decode_pictures(example, decoded, features=self.features))
-            except DataError as error:
-                tally.drop(error, name)
-                continue
-            _count(examples[-1], tally, name)
-        return Step(rows=tuple(row for _, row in pack_rows(examples, self.renderer.row_tokens)), tally=tally)
+        for row in mine:
+            filled: list[tuple[int, Example]] = []
+            for index, example in (usable[number] for number in packed[row]):
+                name = self.name(index)
+                try:
+                    filled.append((index, decode_pictures(example, decoded, features=self.features)))
+                except DataError as error:
+                    tally.drop(error, name)
+                    continue
+                _count(filled[-1][1], tally, name)
+            if filled:
+                places = tuple((index, example.num_tokens) for index, example in filled)
+                rows.append(replace(collate([example for _, example in filled]), places=places))
+            decoded = {key: image for key, image in decoded.items() if last[key] > row}
+        return Step(rows=tuple(rows), tally=tally)
 
     def steps(self, first: int, last: int, size: int, *, rank: int = 0, world: int = 1, workers: int = 0) -> Iterator[Step]:
         """Steps first to last - 1 of `size` examples, this rank's share of each, prepared ahead by `workers` processes."""
-        make = partial(self._share, size=size, rank=rank, world=world)
-        for step, waited in prepared(make, range(first, last), workers=workers):
-            yield replace(step, waited=waited)
+        sharing = Sharing.of(self.pixels(size) / world if workers else 0.0, workers)
+        parts = sharing.parts
+        make = partial(self._share, size=size, rank=rank, world=world, parts=parts)
+        made = prepared(make, range(first * parts, last * parts), workers=workers, ahead=sharing.ahead)
+        for _ in range(first, last):
+            yield _whole([next(made) for _ in range(parts)])
 
-    def _share(self, step: int, *, size: int, rank: int, world: int) -> Step:
-        """A rank's rows of a step: ranks get about the same cost, and examples with a common picture the same rank.
+    def pixels(self, size: int) -> float:
+        """About how many bytes the tiles of `size` examples take, by the first few."""
+        if self.renderer.images is None:
+            return 0.0
+        laid_out = [self._laid_out(index) for index in range(min(size, LOOKED))]
+        tiles = [sum(len(image.starts) for image in one.images) for one in laid_out if not isinstance(one, DataError)]
+        return size * sum(tiles) / max(1, len(tiles)) * 3 * self.renderer.images.tile**2
+
+    @held_videos()
+    def _share(self, number: int, *, size: int, rank: int, world: int, parts: int = 1) -> Step:
+        """A rank's rows of a step, or one of `parts` of them, which `number` counts from the first step on: ranks get about the
+        same cost, and examples with a common picture the same rank.
 
         Each rank lays out the whole step to know, and `plan` tells whether all saw the same.
         """
-        indices = range(step * size, (step + 1) * size)
+        step, part = divmod(number, parts)
+        laid_out = [(index, self._laid_out(index)) for index in range(step * size, (step + 1) * size)]
         if world == 1:
-            return self.step(indices)
-        laid_out = [(index, self._laid_out(index)) for index in indices]
+            return self._rows(laid_out, part, parts)
         costs, pictures = zip(*(self._cost(example) for _, example in laid_out))
         mine = balance(costs, world, pictures)[rank]
-        return replace(self._rows([laid_out[number] for number in mine]), plan=fingerprint(costs, pictures))
+        return replace(self._rows([laid_out[n] for n in mine], part, parts), plan=fingerprint(costs, pictures))
 
     def _cost(self, example: Example | DataError) -> tuple[float, tuple[str, ...]]:
         """What an example costs, in tokens, and the keys of its pictures; nothing where it cannot be used."""
@@ -212,7 +273,7 @@ class Stream:
         kinds = self.shaping.kinds
         responses = tuple(response for response in record.responses if response.kind in kinds)
         if not responses:
-            raise DataError(f"no response of kind {' or '.join(sorted(kinds))}", where=record.name)
+            raise DataError(f"no response of kind {' or '.join(sorted(kinds))}", where=record.name, mend=self.shaping.mend)
         return self.shaping.use(replace(record, responses=responses))
 
     def _with_other(self, record: Record, index: int) -> Example | None:
@@ -225,6 +286,15 @@ class Stream:
         return None if example.changes else example
 
 
+def _medium(source: Source, row: int) -> str | None:
+    """What a row holds: video, image (one or several) or text; None of a row that cannot be read, which a run drops."""
+    try:
+        record = source.record(row)
+    except DataError:
+        return None
+    return "video" if record.videos else "image" if record.media else "text"
+
+
 def open_stream(
     sections: Sequence[DataSection],
     renderer: Renderer,
@@ -235,12 +305,14 @@ def open_stream(
     features: FeatureCache | None = None,
     mixture: MixtureSection | None = None,
     examples: int | None = None,
+    edges: Mapping[int, float] | None = None,
 ) -> Stream:
     """Open a recipe's sources as one mixed stream.
 
     Args:
         mixture: shares by modality; by the sections' weights, or numbers of rows, when left out.
         examples: that a step of the run consumes; left out where nothing trains, such as for held-out data.
+        edges: longest edges that pictures are drawn from (the recipe's `images.random_edge`), for data that are learnt from.
         kinds: responses that are used, where nothing else is asked of the examples.
         shaping: what an objective asks of them, instead of `kinds`.
 
@@ -267,6 +339,7 @@ def open_stream(
         features=features,
         findings=findings,
         examples=examples,
+        edges=edges,
     )
 
 
@@ -307,6 +380,15 @@ def pack_rows(examples: Sequence[Example], row_tokens: int) -> list[tuple[list[i
     shared = [[image.key for image in example.images] for example in examples]
     rows = pack([example.num_tokens for example in examples], row_tokens, shared)
     return [(row, collate([examples[number] for number in row])) for row in rows]
+
+
+def _whole(parts: Sequence[tuple[Step, float]]) -> Step:
+    """A step from its parts and the seconds that were waited for each."""
+    tally = Tally()
+    for step, _ in parts:
+        tally.add(step.tally)
+    rows = tuple(row for step, _ in parts for row in step.rows)
+    return Step(rows=rows, tally=tally, waited=sum(seconds for _, seconds in parts), plan=parts[0][0].plan)
 
 
 def _count(example: Example, tally: Tally, name: str) -> None:
