@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from smolforge.recipe import Recipe
+
+COUNTED = (40, 1)  # tiles of the rows whose exchanges are counted
 
 
 def train_apart(recipe: Recipe, environment: dict[str, str]) -> None:
@@ -17,6 +23,48 @@ def train_apart(recipe: Recipe, environment: dict[str, str]) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     torch.set_num_threads(1)
+    from smolforge.model import tree
+    from smolforge.training import sharding
     from smolforge.training.loop import train
 
+    tree.TILE_CHUNK = sharding.TILE_CHUNK = int(environment.get("TILE_CHUNK", tree.TILE_CHUNK))
     train(recipe)
+
+
+def count_apart(recipe: Recipe, environment: dict[str, str]) -> None:
+    """What FSDP gathers and sums in rows of the first process, while the others have none: `counts-RANK.json` in the run's
+    folder, a line a row."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    from smolforge.training.runtime import Runtime
+    from smolforge.training.setup import set_up
+    from smolforge.training.sharding import blank_row
+
+    counts: Counter[str] = Counter()
+
+    def counted(name: str, act: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return act(*args, **kwargs)
+
+        return run
+
+    acts = torch.distributed.all_gather_single, torch.distributed.reduce_scatter_single
+    torch.distributed.all_gather_single, torch.distributed.reduce_scatter_single = map(counted, ("gathers", "sums"), acts)
+    runtime = Runtime(recipe.run)
+    run = set_up(recipe, runtime)
+    assert run.sharding is not None
+    edge = run.model.vision.config.image_size
+    blank = blank_row(runtime.device)
+    rows = [replace(blank, tiles=torch.zeros(tiles, 3, edge, edge, dtype=torch.uint8)) for tiles in COUNTED]
+    run.model.train()
+    found = []
+    for row in run.sharding.level(rows if runtime.is_main else [], lambda row: row, ahead=False, compared=False):
+        counts.clear()
+        loss = run.model(row).sum()
+        forward = dict(counts)
+        loss.backward()
+        found.append({"forward": forward, "all": dict(counts)})
+    file = recipe.run.dir / f"counts-{runtime.rank}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(map(json.dumps, found)))

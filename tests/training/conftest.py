@@ -46,8 +46,10 @@ def start_process():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["smolforge.training.loop", "apart"])
 
-    def start(recipe: Recipe, **environment: str) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=train_apart, args=(recipe, environment))
+    def start(
+        recipe: Recipe, act: Callable[[Recipe, dict[str, str]], None] = train_apart, **environment: str
+    ) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=act, args=(recipe, environment))
         process.start()
         return process
 

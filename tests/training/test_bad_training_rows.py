@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smolforge.data.pipeline import open_stream
+from smolforge.data.processor import load_renderer
 from smolforge.data.sources.scenes import scene
 from smolforge.recipe import parse_recipe
+from smolforge.training.chores import about_data
 from smolforge.training.loop import train
 
 
@@ -90,7 +93,7 @@ def bad() -> list[tuple[dict, bytes, str]]:
         (
             {"image": "fine.png", "question": "What?"},
             encoded(scene(0, 1).draw(), "PNG"),
-            "columns image, question fit no known shape",
+            "columns that fit no known shape",
         ),
         ({"image": "fine2.png", "question": "What?", "answer": " "}, encoded(scene(0, 2).draw(), "PNG"), "empty answer"),
         ({"video": "truncated.mp4"} | asked, film[: len(film) // 2], "damaged, or not a video"),
@@ -141,3 +144,36 @@ def test_a_fifth_of_the_rows_is_bad(tiny, tmp_path, workers):
     assert [line["kind"] for line in learnt].count("train") == 5
     state = json.loads(next((tmp_path / "run" / "checkpoints").iterdir()).joinpath("state.json").read_text())
     assert state["tally"]["examples"] == good
+
+
+def test_rows_that_lists_leave_out_are_told_and_kept(tiny, tmp_path, capsys):
+    """Of ten texts three are on the list, and one of four held out; fewer examples a step than devices is told beside it."""
+    for name, count in (("rows", 10), ("held", 4)):
+        lines = [{"prompt": f"count to {n}", "completion": "one two three"} for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    places = [("rows", 1), ("rows", 2), ("rows", 9), ("held", 3)]
+    listed = [{"source": str(tmp_path / f"{name}.jsonl"), "name": None, "split": "train", "row": row} for name, row in places]
+    file = tmp_path / "list.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in listed))
+    rows, held = str(tmp_path / "rows.jsonl"), str(tmp_path / "held.jsonl")
+    recipe = parse_recipe(
+        {
+            "model": {"name": str(tiny)},
+            "data": [{"source": rows, "exclude": [str(file)], "weight": 1}, {"source": "scenes", "weight": 1}],
+            "batch": {"examples": 2, "row_tokens": 256},
+            "eval": {"data": [{"source": held, "exclude": [str(file)]}], "samples": 0},
+            "run": {"dir": str(tmp_path / "run"), "steps": 1, "device": "cpu", "trackers": [], "workers": 0},
+        }
+    )
+    summary = json.loads((train(recipe) / "summary.json").read_text())
+    assert (summary["rows"], summary["left_out"]) == ([7, 100_000], [3, None])
+    said = capsys.readouterr().err
+    assert f"{rows} 7 rows (3 left out by exclude), scenes 100,000 rows; 1 steps of 2 examples" in said
+    assert f"held-out: {held} 3 rows (1 left out by exclude)" in said
+    assert "devices" not in said
+    stream = open_stream(recipe.data, load_renderer(tiny), kinds={"target"}, seed=0)
+    told = list(about_data(recipe, stream, stream, steps=1, devices=3))
+    assert told[2] == (
+        "a step has 2 examples for 3 devices, so 1 of them always has nothing to do; raise batch.examples to 3 or more, or take "
+        "2 devices"
+    )

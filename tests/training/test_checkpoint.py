@@ -67,6 +67,14 @@ def test_full_disk_is_one_line_and_loses_nothing(tiny, tmp_path, monkeypatch, fi
     assert load_state(newest)[0] == {"step": 1}
 
 
+def test_only_a_full_disk_asks_for_space(tiny, tmp_path):
+    loaded = load(str(tiny), device="cpu")
+    (tmp_path / "here").write_text("a file in the place of the folder")
+    with pytest.raises(CheckpointError, match=r"cannot be written \(.*\); see that the folder can be written and run") as caught:
+        save_model(tmp_path / "here" / "model", loaded.model.model, {})
+    assert "space" not in str(caught.value)
+
+
 def test_a_disk_that_is_really_full(make_recipe, tmp_path):
     """A file system of 16 MiB: the second checkpoint does not fit. More room, and the run goes on."""
     disk = tmp_path / "disk"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from smolforge.data.pipeline import Stream
-from smolforge.errors import CheckpointError, DataError, TrainingError
+from smolforge.errors import CheckpointError, DataError, RecipeError, TrainingError
 from smolforge.generation import generate
 from smolforge.loading import load
 from smolforge.report import write_report
@@ -232,8 +234,34 @@ def test_unusable_rows_are_counted_and_named(make_recipe, tmp_path):
 def test_nothing_usable_is_an_error_before_the_weights_are_loaded(make_recipe, tmp_path):
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "no known shape"}\n')
-    with pytest.raises(DataError, match=r"none of the first 4 examples can be used.*columns text fit no known shape"):
+    with pytest.raises(DataError, match=r"none of the first 4 examples can be used.*fit no known shape; it has text"):
         train(make_recipe(data__0__source=data))
+
+
+def test_pairs_that_are_none_end_in_what_to_bring(make_recipe, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(
+        DataError, match=r"no response of kind chosen or rejected; dpo needs rows with chosen and rejected; .*sft$"
+    ):
+        train(make_recipe(data__0__source=data, eval__data="[]", objective="{kind: dpo}", batch__examples=1))
+
+
+def test_a_step_that_sees_each_row_a_hundred_times_is_refused_and_one_that_sees_it_twice_told(make_recipe, capfd):
+    few = {"data__0__split": "train[:3]", "run__steps": 1}
+    with pytest.raises(
+        RecipeError, match=r"^batch.examples: a step of 300 examples sees each of the 3 rows 100.0 times; set batch"
+    ):
+        train(make_recipe(**few, batch__examples=300))
+    train(make_recipe(**few, batch__examples=6))
+    assert "a step of 6 examples sees each of the 3 rows 2.0 times; set batch.examples to 3 or less" in capfd.readouterr().err
+
+
+def test_a_run_does_not_begin_in_the_folder_of_its_model(make_recipe, tiny):
+    before = sorted(path.name for path in tiny.iterdir())
+    with pytest.raises(CheckpointError, match=r"holds other files .*; choose an empty folder"):
+        train(make_recipe(run__dir=tiny))
+    assert sorted(path.name for path in tiny.iterdir()) == before
 
 
 def test_trained_model_generates_what_it_learnt(make_recipe, tmp_path):
@@ -277,6 +305,16 @@ def test_two_runs_do_not_write_one_folder(make_recipe):
     with alone(recipe.run.dir / ".lock", "run"), pytest.raises(DataError, match="another run works in it; wait for process"):
         train(recipe)
     train(recipe)
+
+
+def test_a_run_on_a_disk_without_locks_says_so_and_goes_on(make_recipe, monkeypatch, capsys):
+    def flock(handle, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    recipe = make_recipe(run__steps=1)
+    assert (train(recipe) / "summary.json").is_file()
+    assert f"{recipe.run.dir}: this disk has no locks" in capsys.readouterr().err
 
 
 def test_a_finished_run_says_so(make_recipe, capsys):

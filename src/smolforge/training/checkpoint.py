@@ -220,5 +220,5 @@ def _put_in_place(draft: Path, folder: Path) -> None:
 def _failure(folder: Path, error: Exception) -> CheckpointError:
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
     what = "the disk is full" if full else f"cannot be written ({error})"
-    mend = "free some space and run the same command again: it goes on from the last checkpoint"
-    return CheckpointError(what, where=folder, mend=mend)
+    mend = "free some space" if full else "see that the folder can be written"
+    return CheckpointError(what, where=folder, mend=f"{mend} and run the same command again: it goes on from the last checkpoint")

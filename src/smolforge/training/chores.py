@@ -6,15 +6,15 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import yaml
 
-from smolforge.errors import RecipeError
+from smolforge.data.pack import left_idle, seen_again
+from smolforge.data.pipeline import Stream
 from smolforge.files import write_whole
 from smolforge.lock import alone
 from smolforge.machine import energy, peak_memory, versions
@@ -23,7 +23,7 @@ from smolforge.model.build import count_parameters, load_model
 from smolforge.model.quantize import left_whole
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
-from smolforge.recipe import COMPONENTS
+from smolforge.recipe import COMPONENTS, Recipe
 from smolforge.training.checkpoint import (
     checkpoint_name,
     checkpoint_steps,
@@ -35,19 +35,26 @@ from smolforge.training.checkpoint import (
 )
 from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
+from smolforge.training.place import claim
 from smolforge.training.runtime import Runtime
 from smolforge.training.samples import mean_answer, show_samples, write_samples
 from smolforge.training.setup import Setup
 from smolforge.training.tracking import Tracking
 
+TOGETHER = 2.0  # seconds in which signals are one: a killed launcher's end may be told once for each thread that it had
+
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM fill the list instead of ending the process; a second one ends it."""
+    """Ctrl-C and SIGTERM fill the list instead of ending the process; one that comes later than `TOGETHER` ends it."""
     seen: list[int] = []
+    first = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
-        if seen:
+        nonlocal first
+        if not seen:
+            first = time.monotonic()
+        elif time.monotonic() - first > TOGETHER:
             raise KeyboardInterrupt
         seen.append(number)
 
@@ -69,23 +76,18 @@ def is_over(run: Setup) -> bool:
 
 
 @contextmanager
-def held(folder: Path, runtime: Runtime) -> Iterator[None]:
-    """The run's folder, made and held by the first process: two runs that write one folder would spoil it.
+def held(recipe: Recipe, runtime: Runtime, beside: Collection[str] = ()) -> Iterator[None]:
+    """The run's folder, made and held by the first process, where its disk has locks: two runs that write one would spoil it.
 
     Raises:
-        RecipeError: it cannot be made.
+        UserError: as `claim`.
         DataError: another run works in it.
     """
     if not runtime.is_main:
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(
-            f"cannot be made ({error.strerror})", where=f"run.dir {folder}", mend="choose another folder"
-        ) from error
-    with alone(folder / ".lock", "run"):
+    claim(recipe, beside)
+    with alone(recipe.run.dir / ".lock", "run"):
         yield
 
 
@@ -113,10 +115,7 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     for part in COMPONENTS:
         if recipe.freeze.until(part) >= run.steps:
             tracking.say(f"{part} stays frozen: freeze.{part} is {recipe.freeze.until(part)}, and the run has {run.steps} steps")
-    sources = run.stream.sources
-    rows = ", ".join(f"{one.name} {'stream' if one.endless else f'{len(one):,} rows'}" for one in sources)
-    tracking.say(f"{rows}; {run.steps} steps of {recipe.batch.examples} examples, {run.folder}")
-    for line in run.stream.tree(run.steps) if len(sources) > 1 else ():
+    for line in about_data(recipe, run.stream, run.eval_stream, steps=run.steps, devices=runtime.world):
         tracking.say(line)
     if runtime.is_main:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +126,8 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     tracking.joules = energy(runtime.device)
     if state.step:
         tracking.say(f"going on from step {state.step}")
+        for line in run.notes:
+            tracking.say(line)
         return
     compute_ahead(run, runtime, tracking)
     if not recipe.eval.data:
@@ -142,6 +143,22 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
         if runtime.is_main:
             tell_preferences(run, "before", measured.comparisons, tracking)
         state.before |= sample(run, runtime, "before")
+
+
+def about_data(recipe: Recipe, stream: Stream, held: Stream, *, steps: int, devices: int) -> Iterator[str]:
+    """What the run reads, what lists leave out of it, and devices that a step has too few examples for."""
+    rows = ", ".join(f"{one.name} {one.size}" for one in stream.sources)
+    yield f"{rows}; {steps} steps of {recipe.batch.examples} examples, {recipe.run.dir}"
+    listed = [f"{one.name} {one.size}" for one in held.sources if one.left_out is not None]
+    if listed and recipe.eval.data:
+        yield f"held-out: {', '.join(listed)}"
+    if idle := left_idle(recipe.batch.examples, devices):
+        yield idle
+    if again := seen_again(recipe.batch.examples, stream.num_known):
+        yield again
+    yield from stream.misnamed()
+    if len(stream.sources) > 1:
+        yield from stream.tree(steps)
 
 
 def as_it_began(run: Setup) -> AbstractContextManager[None]:
@@ -322,6 +339,7 @@ def finish(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
             "steps": state.step,
             "trained": sum(trains for _, trains in count_parameters(run.model.whole).values()),
             "rows": [None if source.endless else len(source) for source in run.stream.sources],
+            "left_out": [source.left_out for source in run.stream.sources],
             "seconds": state.seconds,
             "prepare_seconds": state.prepare_seconds,
             "peak_memory_bytes": peak_memory(runtime.device),

@@ -188,7 +188,8 @@ def announce_features(fixed: Fixed, stream: Stream, examples: int, say: Callable
             continue
         seen += 1
         pictures |= {image.key: len(image.starts) for image in example.images}
-    tiles = sum(pictures.values()) / max(1, seen) * min(stream.num_rows, examples)
+    sizes = len(stream.edges) if stream.edges else 1  # a picture is kept at each size that it is shown at
+    tiles = sum(pictures.values()) / max(1, seen) * min(stream.num_rows * sizes, examples)
     tile_bytes = model.feature_size * model.dtype.itemsize
     needed, limit = tiles * tile_bytes, cache.max_bytes
     cache.folder.mkdir(parents=True, exist_ok=True)

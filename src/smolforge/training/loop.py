@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -38,14 +39,17 @@ from smolforge.training.stepping import (
 from smolforge.training.tracking import Tracking
 
 
-def train(recipe: Recipe) -> Path:
+def train(recipe: Recipe, *, beside: Collection[str] = ()) -> Path:
     """Run a recipe, or go on with it; returns the run's folder.
+
+    Args:
+        beside: names that the caller keeps in that folder; all else that a run did not write there is refused.
 
     Raises:
         UserError: what stopped it; the last checkpoint stays.
     """
     runtime = Runtime(recipe.run)
-    with held(recipe.run.dir, runtime):
+    with held(recipe, runtime, beside):
         return _train(recipe, runtime)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
 
 from smolforge.errors import RecipeError
+from smolforge.parent import end_with_parent
 from smolforge.recipe import RunSection
 
 T = TypeVar("T")
@@ -59,6 +61,8 @@ class Runtime:
                 mend="launch one, or use cuda or cpu",
             )
         self.plugin = plugin if together else None  # one process alone has nobody to share weights with
+        if self.world > 1:  # a launcher that is killed tells nobody, and they would go on and hold the run's folder
+            end_with_parent(signal.SIGTERM)
 
     @property
     def device(self) -> torch.device:

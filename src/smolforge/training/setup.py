@@ -12,7 +12,10 @@ from typing import Any
 
 import torch
 
-from smolforge.data.pipeline import Stream, Tally, open_stream
+from smolforge.data.identity import Identity, changes, identities
+from smolforge.data.mix import EachOnce
+from smolforge.data.pack import refuse_repeated
+from smolforge.data.pipeline import Stream, Tally, decode_pictures, open_stream
 from smolforge.data.render import Renderer
 from smolforge.errors import CheckpointError, DataError
 from smolforge.hub import local_folder
@@ -22,12 +25,14 @@ from smolforge.model.freeze import apply_freeze
 from smolforge.model.quantize import quantize
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
-from smolforge.recipe import COMPONENTS, Recipe, differences
+from smolforge.recipe import COMPONENTS, Recipe, changes_said
 from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files, save_model
 from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
 from smolforge.training.runtime import Runtime
 from smolforge.training.sharding import Sharding, refuse_unfit
+
+NAMED = 5  # settings that a refusal names
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Progress:
     start: str | None = None  # fingerprint of the weights that references are kept by
     prepare_seconds: float = 0.0  # what was computed ahead took
     pictures_checked: bool = False  # every component that should train was seen to receive gradient
+    data: dict[str, list[Identity]] = field(default_factory=dict)  # what was read: data and eval.data
     tally: Tally = field(default_factory=Tally)
 
     def to_json(self, recipe: Recipe) -> dict[str, Any]:
@@ -77,6 +83,7 @@ class Setup:
     optimizer: Optimizer
     progress: Progress
     steps: int
+    notes: tuple[str, ...] = ()  # what a continuation should be told of
     sharding: Sharding | None = None  # where the weights are spread over the processes
 
     def whole(self) -> AbstractContextManager[None]:
@@ -119,9 +126,19 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     whole = base_folder(goes_on)
     renderer = run_renderer(recipe, whole)
     objective = objective_of(recipe.objective)
-    mixing: dict[str, Any] = {"mixture": recipe.mixture, "examples": recipe.batch.examples}
+    mixing: dict[str, Any] = {
+        "mixture": recipe.mixture, "examples": recipe.batch.examples, "edges": recipe.images.random_edge,
+    }  # fmt: skip
     stream = open_stream(recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed, **mixing)
     eval_stream = open_stream(recipe.eval.data, renderer, shaping=objective.shaping, seed=0) if recipe.eval.data else stream
+    # Without held-out data it is that of training, whose pictures may vary, and whose mixture gives some rows twice.
+    eval_stream = replace(eval_stream, edges=None, mixture=EachOnce.of(eval_stream.mixture))
+    data = {
+        "data": identities(recipe.data, stream.sources), "eval.data": identities(recipe.eval.data, eval_stream.sources)
+    }  # fmt: skip
+    notes = refuse_other_data(recipe, progress.data, data) if state else ()
+    progress.data = data
+    refuse_repeated(recipe.batch.examples, stream.num_known)
     _meet_data(stream, recipe.batch.examples)
 
     steps = recipe.run.steps or math.ceil((recipe.run.epochs or 0) * stream.num_rows / recipe.batch.examples)
@@ -167,7 +184,7 @@ def set_up(recipe: Recipe, runtime: Runtime) -> Setup:
     return Setup(
         recipe=recipe, folder=folder, model=model, processor=processor_files(whole), stream=stream, eval_stream=eval_stream,
         objective=objective, fixed=fixed, optimizer=optimizer, steps=steps, progress=progress,
-        sharding=sharding,
+        sharding=sharding, notes=notes,
     )  # fmt: skip
 
 
@@ -213,17 +230,42 @@ def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> 
     before = state.get("recipe")
     if before is None and (folder / "model").exists() and written.is_file():
         before = json.loads(written.read_text(encoding="utf-8"))
-    changed = differences(before, recipe.model_dump(mode="json")) if before else []
+    changed = changes_said(before, recipe) if before else []
     if changed:
+        more = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise CheckpointError(
-            f"holds a run of another recipe ({'; '.join(changed)})",
+            f"holds a run of another recipe ({'; '.join(changed[:NAMED])}{more})",
             where=folder,
             mend="give this one its own run.dir, or delete that run",
         )
 
 
+def refuse_other_data(recipe: Recipe, before: dict[str, list[Identity]], now: dict[str, list[Identity]]) -> tuple[str, ...]:
+    """A run goes on with the data that it began with; what to tell where the recipe lets it go on all the same.
+
+    Args:
+        before: as a checkpoint keeps them; empty where it does not.
+    """
+    if not before:
+        return ("the checkpoint does not say which data it saw, so they are not compared with those of now",)
+    changed = [one for where in now for one in changes(before[where], now[where], where)]
+    if changed and not recipe.run.other_data:
+        raise CheckpointError(
+            f"holds a run of other data ({'; '.join(changed)})",
+            where=recipe.run.dir,
+            mend="put them back, give this one its own run.dir, or go on all the same with run.other_data=true: rows then come "
+            "in another order, some again and some not at all",
+        )
+    return tuple(f"other data from here on: {one}" for one in changed)
+
+
 def _meet_data(stream: Stream, examples: int) -> None:
-    """Fail now, with the first reason, when no example of the first step can be used."""
-    tally = stream.step(range(min(examples, stream.num_rows))).tally
-    if tally.examples == 0:
-        raise DataError(f"none of the first {examples} examples can be used: {tally.named[0]}")
+    """Fail now, with the first reason, when no example of the first step can be used. The first that can ends the search."""
+    tally = Tally()
+    for index in range(min(examples, stream.num_rows)):
+        try:
+            decode_pictures(stream.example(index), {})
+            return
+        except DataError as error:
+            tally.drop(error, stream.name(index))
+    raise DataError(f"none of the first {examples} examples can be used: {tally.named[0]}")

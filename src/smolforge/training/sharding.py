@@ -2,7 +2,11 @@
 
 Accelerate says whether and how (`accelerate launch --config_file configs/accelerate/fsdp.yaml`); the wrapping is done here,
 because a TreeModel has a forward of its own. Each layer of tower and decoder, the tower, the connector, and what is left (token
-embeddings, last norm, head) is gathered before it runs and given back after.
+embeddings, last norm, head) is gathered before it runs and given back after. The tower takes a row's tiles in chunks and is
+gathered once for all of them, and once more for their backward passes:
+
+    gathered      tower                        decoder, layer by layer      tower
+    runs          chunk 0, chunk 1, chunk 2    forward, backward            chunk 2, chunk 1, chunk 0 backward
 
 Every gather and every sum of gradients is an act of all processes at once, while the rows that they hold differ. So before a
 step's passes they agree on what each pass runs, and who has less runs blank tiles and blank rows, whose gradient is zero:
@@ -93,14 +97,17 @@ class Sharding:
         offload = OffloadPolicy() if on_cpu else runtime.plugin.cpu_offload
         self._in_float32()
         model.computes = dtype
-        towers = [*model.vision.encoder.layers, model.vision, model.connector] if model.has_vision else []
-        self.units: list[Any] = [*towers, *model.decoder.layers, model]  # deepest first; the last takes what is left
+        self.tower: list[Any] = [*model.vision.encoder.layers, model.vision] if model.has_vision else []
+        behind = [*([model.connector] if model.has_vision else []), *model.decoder.layers, model]
+        self.units: list[Any] = [*self.tower, *behind]  # deepest first; the last takes what is left
         mesh = init_device_mesh(runtime.device.type, (runtime.world,))
         for unit in self.units:
             fully_shard(unit, mesh=mesh, reshard_after_forward=self.reshards, mp_policy=mixed, offload_policy=offload)
             unit.set_gradient_divide_factor(1.0)  # the loop divides by counts over all processes
             unit.set_force_sum_reduction_for_comms(True)
-        model.set_reshard_after_forward(False, recurse=False)  # type: ignore[operator]  # its backward pass comes next
+        self._set_reshards()
+        if model.has_vision:
+            model.connector.register_forward_pre_hook(lambda *_: self._leave_tower())
         self._look_behind()
         for layer in model.decoder.layers:
             layer.in_tree = partial(model.layer, layer)
@@ -109,12 +116,25 @@ class Sharding:
         self._depth = 0
         with torch.no_grad():
             model(blank_row(runtime.device))  # who runs first becomes the root, and a step may begin with the tower
-        self.reshard()
+        self._give_back(self.units)
 
     def _in_float32(self) -> None:
         for name, parameter in self.model.whole.named_parameters():
             if parameter.requires_grad or (component(name) in self.model.thaws):
                 parameter.data = parameter.data.float()
+
+    def _set_reshards(self) -> None:
+        """Which units are given back as soon as they ran: not the last, whose backward pass comes next, and not the tower, which
+        is given back in `_leave_tower` and in `level`."""
+        for unit in self.units:
+            unit.set_reshard_after_forward(self.reshards and unit not in (*self.tower, self.model), recurse=False)
+        for unit in self.tower:
+            unit.set_reshard_after_backward(False, recurse=False)
+
+    def _leave_tower(self) -> None:
+        """All of a row's tiles have been through it: the connector comes next."""
+        if self.reshards and not self._depth:
+            self._give_back(self.tower)
 
     def _look_behind(self) -> None:
         """While a layer's backward pass runs, the weights of the one before it come. Left to itself FSDP goes by the order of all
@@ -142,13 +162,12 @@ class Sharding:
         finally:
             self._depth -= 1
             if self._depth == 0:
-                self.reshard()
-                for unit in self.units[:-1]:
-                    unit.set_reshard_after_forward(self.reshards, recurse=False)
+                self._give_back(self.units)
+                self._set_reshards()
 
-    def reshard(self) -> None:
-        """Give gathered weights back, those too that no backward pass came for."""
-        for unit in self.units:
+    def _give_back(self, units: Sequence[Any]) -> None:
+        """Gathered weights, those too that no backward pass came for."""
+        for unit in units:
             unit.reshard()
 
     def refresh(self) -> None:
@@ -223,7 +242,8 @@ class Sharding:
             chunks, connects = (max(kind) for kind in zip(*(plan[number] for plan in plans if number < len(plan))))
             row = self._filled(rows[number].to(device) if number < len(rows) else blank, chunks, connects)
             yield row if ahead else add(row)
-        self.reshard()
+            self._give_back(self.tower)
+        self._give_back(self.units)
 
     def _passes(self, row: PackedBatch) -> tuple[int, bool]:
         """(chunks of tiles that the tower takes, whether known features go through the connector)."""

@@ -13,6 +13,7 @@ from smolforge.data.pipeline import Step
 from smolforge.errors import TrainingError
 from smolforge.model.freeze import apply_freeze, thaws
 from smolforge.objectives import Counts, Objective, Shared, total_counts
+from smolforge.training.neftune import with_noise
 from smolforge.training.runtime import Runtime
 from smolforge.training.setup import Setup
 from smolforge.training.tracking import Tracking
@@ -52,13 +53,18 @@ def look(run: Setup, rows: Sequence[PackedBatch], runtime: Runtime) -> Shared:
 
 
 def level(run: Setup, rows: Sequence[PackedBatch], runtime: Runtime) -> Iterator[PackedBatch]:
-    """A step's rows on the device, with all that stays the same; where weights are sharded, filled up with blanks until every
-    process has as many."""
+    """A step's rows on the device, with all that stays the same, and with noise where the recipe wants some; where weights are
+    sharded, filled up with blanks until every process has as many."""
     compare = run.objective.needs_reference
     add = partial(run.fixed.add, compare=compare)
     if run.sharding:
-        return run.sharding.level(rows, add, ahead=compare or run.objective.own_words, compared=compare)
-    return (add(row.to(runtime.device)) for row in rows)
+        ready = run.sharding.level(rows, add, ahead=compare or run.objective.own_words, compared=compare)
+    else:
+        ready = (add(row.to(runtime.device)) for row in rows)
+    alpha, width = run.recipe.model.neftune, run.model.decoder.config.hidden_size
+    if alpha is None:
+        return ready
+    return (with_noise(row, alpha, width=width, seed=run.recipe.run.seed) for row in ready)  # references are there, without it
 
 
 def sum_gradients(run: Setup, runtime: Runtime) -> None:
