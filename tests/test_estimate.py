@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,19 +11,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.autograd.graph import saved_tensors_hooks
 
+from smolforge.cli import main
 from smolforge.data.processor import load_renderer
 from smolforge.description import describe
 from smolforge.errors import RecipeError
-from smolforge.estimating import PARTS, Device, configuration, device_for, estimate, estimated, matrix_rate
+from smolforge.estimating import PARTS, Device, comparing, configuration, device_for, estimate, estimated, matrix_rate
 from smolforge.estimating.comparing import compare, longest_row, variants
 from smolforge.estimating.gpus import GPUS, find_gpu, rate
 from smolforge.estimating.heap import Heap
 from smolforge.estimating.layout import layout_of
 from smolforge.estimating.ledger import Ledger
 from smolforge.estimating.rehearsal import block_sizes, rehearse
-from smolforge.estimating.tables import lines, table
+from smolforge.estimating.tables import duration, lines, table_line
 from smolforge.loading import load_tree
 from smolforge.model.adapters import add_adapters
 from smolforge.model.attention import tree_blocks
@@ -201,16 +204,31 @@ def test_a_part_that_thaws_is_counted(tiny):
     layout = layout_of(recipe_of(tiny), config, folder)
     thaws, frozen, free = (estimated(recipe_of(tiny, freeze={"vision": v}), config, layout, SLOW) for v in (40, True, False))
     assert (thaws.peak, thaws.trainable, thaws.flops) == (free.peak, free.trainable, free.flops)
-    assert thaws.first is not None
-    assert (thaws.first.trainable, thaws.first.flops) == (frozen.trainable, frozen.flops)
-    assert thaws.first.peak < thaws.peak
+    ((until, early),) = thaws.earlier
+    assert (until, early.trainable, early.flops) == (40, frozen.trainable, frozen.flops)
+    assert early.peak < thaws.peak
     assert thaws.time(100) == pytest.approx(40 * frozen.seconds + 60 * free.seconds)
-    assert (thaws.time(30), frozen.first, free.thaw) == (pytest.approx(30 * frozen.seconds), None, None)
-    between = (thaws.first.peak + thaws.peak) // 2
+    assert (thaws.time(30), frozen.earlier, free.earlier) == (pytest.approx(30 * frozen.seconds), (), ())
+    between = (early.peak + thaws.peak) // 2
     assert not replace(thaws, device=replace(SLOW, memory=between)).fits
     text = "\n".join(lines(thaws, steps=100))
     assert "before step 40" in text
     assert f"{frozen.trainable:,} parameters train until then" in text
+
+
+def test_each_thaw_is_counted_for_its_steps(tiny):
+    """The decoder trains from step 10 on, the tower from 90 on, the connector throughout."""
+    config, folder = configuration(recipe_of(tiny))
+    layout = layout_of(recipe_of(tiny), config, folder)
+    settings = ({"decoder": 10, "vision": 90}, {"decoder": True, "vision": True}, {"vision": True}, {})
+    thaws, connector, text, free = (estimated(recipe_of(tiny, freeze=one), config, layout, SLOW) for one in settings)
+    assert [(until, one.trainable) for until, one in thaws.earlier] == [(10, connector.trainable), (90, text.trainable)]
+    assert thaws.time(100) == pytest.approx(10 * connector.seconds + 80 * text.seconds + 10 * free.seconds)
+    assert thaws.time(50) == pytest.approx(10 * connector.seconds + 40 * text.seconds)
+    told = "\n".join(lines(thaws, steps=100))
+    for step, one in ((10, connector), (90, text)):
+        assert f"before step {step} about {duration(one.seconds)}" in told
+        assert f"{one.trainable:,} parameters train until then" in told
 
 
 def test_a_thaw_behind_the_run_s_end_is_none(tiny):
@@ -223,7 +241,7 @@ def test_a_thaw_behind_the_run_s_end_is_none(tiny):
 
 
 def test_worker_processes_and_steps_ahead(tiny):
-    """Each worker has two steps ready and makes a third; all in the machine's memory, on a GPU a note."""
+    """Two steps a worker wait or are being made, and a row of pixels before it is laid out, here the step; on a GPU a note."""
     from smolforge.estimating import WORKER
 
     config, folder = configuration(recipe_of(tiny))
@@ -233,7 +251,23 @@ def test_worker_processes_and_steps_ahead(tiny):
     assert two.peak - none.peak == two.parts["workers"] == 2 * WORKER + 6 * step
     assert two.tensors == none.tensors
     notes = estimate(recipe_of(tiny), gpu="L4").notes
-    assert any("2 worker processes, each 2 steps ahead" in note for note in notes)
+    about = f"{5 * step / 2**30:.1f} GiB of it pixels of the step that trains and of those ahead of it: run.workers is 2"
+    assert any(about in note for note in notes)
+
+
+def test_large_steps_do_not_wait_once_for_each_worker(tiny, monkeypatch):
+    """Of steps above PART one waits, in as many parts as there are workers, beside the one that trains and the one before it."""
+    import smolforge.data.ahead as ahead
+    from smolforge.estimating import WORKER, host_memory
+
+    config, folder = configuration(recipe_of(tiny))
+    layout = layout_of(recipe_of(tiny), config, folder)
+    step = max(sum(row.tiles for row in rows) for rows in layout.rows) * 3 * 96**2
+    row = layout.largest.tiles * 3 * 96**2
+    monkeypatch.setattr(ahead, "PART", step // 20)
+    for workers in (2, 8):
+        host = host_memory(recipe_of(tiny, **{"run.workers": workers}), config, layout, laid_out=7)
+        assert (host.shared, host.workers) == (3 * step, workers * (WORKER + row + 7))
 
 
 def test_reference_copy(tiny):
@@ -370,14 +404,40 @@ def test_longest_row():
 def test_every_method_is_compared_or_refused_with_a_reason(tiny):
     shown = dict(variants(recipe_of(tiny)))
     assert shown.keys() >= {"full", "lora", "lora + nf4", "dora", "ia3", "adalora", "vera", "bottleneck", "prefix", "prompt"}
-    compared = compare(recipe_of(tiny, **{"model.dtype": "bfloat16"}), gpu="T4", rows=False)
+    compared = list(compare(recipe_of(tiny, **{"model.dtype": "bfloat16"}), gpu="T4", rows=False))
     assert len(compared) == len(shown)
-    text = table(compared)
-    assert len(text) == 1 + len(compared)
+    assert all(table_line(one).startswith(one.name) for one in compared)
     by_name = {one.name: one.estimate for one in compared}
     assert by_name["as written"].peak == by_name["full"].peak
     assert by_name["lora"].trainable == describe(str(tiny), recipe=recipe_of(tiny, adapters={"method": "lora"})).trainable
     assert by_name["lora + nf4"].states["weights"] < by_name["lora"].states["weights"] < by_name["lora"].peak
+
+
+def test_a_row_of_the_comparison_is_shown_before_the_next_is_rehearsed(tiny, tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(tiny).model_dump(mode="json")))
+    events = []
+
+    class Screen(io.StringIO):
+        def write(self, text):
+            words = ("method ", "as written ")
+            events.extend(word for line in text.splitlines() for word in words if line.startswith(word))
+            return len(text)
+
+        def flush(self):
+            events.append("flush")
+
+    def one(name, *rest, **options):
+        events.append(f"rehearsed {name}")
+        if name == "full":
+            raise KeyboardInterrupt
+        return real(name, *rest, **options)
+
+    real = comparing._one
+    monkeypatch.setattr(comparing, "_one", one)
+    monkeypatch.setattr(sys, "stdout", Screen())
+    assert main(["estimate", str(recipe), "--gpu", "T4", "--compare"]) == 1
+    assert events[:5] == ["rehearsed as written", "method ", "as written ", "flush", "rehearsed full"]
 
 
 def test_methods_are_compared_on_the_recipe_s_parts(tiny):

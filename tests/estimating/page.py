@@ -26,8 +26,8 @@ CASES = [
 ]  # fmt: skip
 HEAD = [
     "| model, recipe | GPUs | memory of a rank | step | tokens/s | examples/s | sent a rank and step, hidden | read a machine "
-    "| cores a machine | checkpoint | the recipe's steps |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
+    "| cores a machine | own memory of a machine | checkpoint | the recipe's steps |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
 ]
 
 
@@ -44,12 +44,13 @@ def row(model: str, stage: str, devices: int, sharding: str) -> str:
     assert feed.encoded is not None
     assert made.training is not None
     early = [duration(phase.seconds) for until, phase in made.phases if until]
-    step = duration(last.seconds) + (f", frozen {early[0]}" if early else "")
+    step = duration(last.seconds) + (f", frozen {', '.join(early)}" if early else "")
     cells = [
         f"{model.removeprefix('smolvlm2-').upper()}, {stage}", f"{devices}, {sharding}",
         size(made.peak) + ("" if made.fits else ": does not fit"), step, f"{made.tokens / last.seconds:,.0f}",
         f"{feed.examples / last.seconds:,.0f}", f"{decimal(last.traffic.sent)}, {last.traffic.hidden:.0%}",
-        f"{decimal(feed.encoded / last.seconds)}/s", f"{made.cores * made.cluster.per_node:.0f}", decimal(made.checkpoint),
+        f"{decimal(feed.encoded / last.seconds)}/s", f"{made.cores * made.cluster.per_node:.0f}",
+        f"{size(made.cluster.per_node * made.host.total)}, {made.workers} workers a rank", decimal(made.checkpoint),
         duration(made.training),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -19,7 +19,7 @@ from smolforge.estimating.gpus import GPUS
 from smolforge.estimating.layout import Row, encoded_bytes, layout_of, worst
 from smolforge.estimating.rehearsal import rehearse
 from smolforge.estimating.scaling import Feed, scale, scaled, shares
-from smolforge.estimating.tables import scaling_lines
+from smolforge.estimating.tables import scaling_lines, size
 from smolforge.estimating.traffic import sharded, summed
 from smolforge.estimating.units import Unit, tile_cost_of, units_of
 from smolforge.estimating.work import work_of
@@ -94,7 +94,7 @@ def test_ddp_s_bytes_by_hand():
 
 
 def test_fsdp_s_bytes_by_hand():
-    """Two rows, of 17 tiles and of none: two chunks and none of the tower, the root's weights gathered once a row."""
+    """Two rows, of 17 tiles and of none: the tower once, for both chunks, and the root's weights gathered once a row."""
     units = [
         Unit(part="vision", total=100, trainable=100), Unit(part="connector", total=10, trainable=10),
         Unit(part="decoder", total=1000, trainable=1000), Unit(part="root", total=500, trainable=500),
@@ -102,7 +102,7 @@ def test_fsdp_s_bytes_by_hand():
     tower, connector, layer, root = 100 * 8, 10 * 8, 1000 * 8, 500 * 6
     cluster = cluster_of(A100, 8)
     traffic = sharded(units, [(17, 1.0), (0, 1.0)], cluster, itemsize=2)
-    assert traffic.sent == pytest.approx(7 / 8 * (2 * tower + connector + 2 * layer + 2 * root))
+    assert traffic.sent == pytest.approx(7 / 8 * (tower + connector + 2 * layer + 2 * root))
     assert traffic.waited == pytest.approx(2 * 7 / 8 * root / cluster.slowest)  # all else runs beside a second of computing
     busy = sharded(units, [(17, 0.0)], cluster, itemsize=2)
     assert busy.waited == pytest.approx(busy.seconds)
@@ -143,6 +143,18 @@ def test_a_rank_of_ddp_holds_what_a_process_holds(tiny):
     assert any("there is no rate to read them at" in line for line in scaling_lines(made))
 
 
+def test_more_devices_than_examples_a_step_is_told(tiny):
+    """8 examples a step: of 12 devices 4 have nothing to do, whatever the examples cost."""
+    recipe = recipe_of(tiny, **{"batch.examples": 8})
+    told = scaling_lines(scale(recipe, gpu="A100-40GB", devices=12, per_node=4))
+    line = (
+        "note: a step has 8 examples for 12 devices, so 4 of them always have nothing to do; raise batch.examples to 12 or more, "
+        "or take 8 devices"
+    )
+    assert told.count(line) == 1
+    assert not any("nothing to do" in line for line in scaling_lines(scale(recipe, gpu="A100-40GB", devices=8)))
+
+
 def test_a_rank_of_fsdp_holds_its_share(tiny):
     """bfloat16: 4 + 4 + 8 bytes a parameter over the ranks, whose float32 weights are the masters."""
     made = scale(recipe_of(tiny, **{"model.dtype": "bfloat16"}), gpu="A100-40GB", devices=4, sharding="fsdp")
@@ -176,6 +188,21 @@ def test_a_run_with_a_thaw(tiny):
     assert any(line.startswith("before step 40") for line in scaling_lines(made))
 
 
+def test_each_thaw_has_its_phase(tiny):
+    """The decoder from step 10 on, the tower from 90 on; 10 steps of the first kind, 80 of the second, 10 of the last."""
+    recipe = recipe_of(tiny, freeze={"decoder": 10, "vision": 90})
+    config, folder = configuration(recipe)
+    made = scaled(recipe, config, layout_of(recipe, config, folder), device_for(recipe, "L4"), cluster_of(GPUS["L4"], 2))
+    tower = sum(unit.total for unit in units_of(recipe, config) if unit.part == "vision")
+    trained = [(until, phase.trainable) for until, phase in made.phases]
+    assert trained == [(10, 32_768), (90, 1_053_888 - tower), (None, 1_053_888)]
+    first, second, last = (phase.seconds for _, phase in made.phases)
+    assert first < second < last
+    assert made.training == pytest.approx(10 * first + 80 * second + 10 * last)
+    told = [line.partition(":")[0] for line in scaling_lines(made) if "parameters train" in line]
+    assert told == ["before step 10", "before step 90", "after it"]
+
+
 def test_more_ranks_less_time(tiny_split):
     recipe = recipe_of(tiny_split, **{"batch.examples": 32})
     config, folder = configuration(recipe)
@@ -192,6 +219,19 @@ def test_core_seconds_by_hand():
     feed = Feed(examples=10, tiles=8, frames=16, videos=4, encoded=None)
     assert feed.core_seconds(8) == pytest.approx((10 * 1 + 4 * 17 + (8 * 11 + 16 * 30) / 8) / 1000)
     assert feed.core_seconds(10**9) == pytest.approx(0.078)  # which no number of ranks shares
+
+
+def test_a_machine_s_own_memory_is_told(tiny_split):
+    """Four ranks to a machine, each with its share of a step's pixels at work, and two for each of its three workers."""
+    recipe = recipe_of(tiny_split, **{"batch.examples": 32, "run.workers": 3})
+    config, folder = configuration(recipe)
+    layout = layout_of(recipe, config, folder)
+    made = scaled(recipe, config, layout, device_for(recipe, "A100-40"), cluster_of(A100, 8, per_node=4))
+    tile = 3 * config.vision_config.image_size**2
+    most = max(sum(tree.tiles for tree in share) for step in layout.steps for share in shares(step, 8, 0.0))
+    assert made.host.shared == 7 * most * tile
+    (told,) = (line for line in scaling_lines(made) if line.startswith("a machine's own memory"))
+    assert f"{size(4 * made.host.total)} for 4 ranks with run.workers: 3, {size(4 * made.host.shared)} of it pixels" in told
 
 
 def test_videos_of_the_data_are_counted(tiny):
@@ -249,13 +289,14 @@ def test_encoded_bytes(tmp_path):
 
 @pytest.mark.slow
 def test_the_page_s_table_is_the_code_s():
-    """A line of DDP and one of FSDP computed again; all lines are there and of the recipes that the page shows."""
+    """Three lines computed again: a thaw, DDP on several machines, FSDP. Of the others only that they are there."""
     lines = page.block().splitlines()
     assert lines[:2] == page.HEAD
     assert len(lines) == 2 + len(page.CASES)
     for line, (model, stage, devices, sharding) in zip(lines[2:], page.CASES):
         assert line.startswith(f"| {model.removeprefix('smolvlm2-').upper()}, {stage} | {devices}, {sharding} |")
-    for case in (("smolvlm2-256m", "published", 64, "ddp"), ("smolvlm2-500m", "video", 64, "fsdp")):
+    small, large = "smolvlm2-256m", "smolvlm2-500m"
+    for case in ((small, "vision", 8, "ddp"), (small, "published", 64, "ddp"), (large, "video", 64, "fsdp")):
         assert lines[2 + page.CASES.index(case)] == page.row(*case)
 
 

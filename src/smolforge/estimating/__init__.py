@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smolforge.data.ahead import AHEAD
+from smolforge.data.ahead import Sharing
 from smolforge.description import last_step
 from smolforge.errors import RecipeError
 from smolforge.estimating.gpus import CONTEXT, FRAGMENTS, GPUS, USABLE, UTILISATION, Gpu, find_gpu, rate
@@ -59,6 +60,18 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Host:
+    """What a process that trains holds in the machine's own memory beside model and activations. Bytes."""
+
+    shared: float  # pixels of the step that trains and of those ahead; where worker processes make them, in shared memory
+    workers: float  # of those processes' own
+
+    @property
+    def total(self) -> float:
+        return self.shared + self.workers + IMPORTS + RUN
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a run would take. Bytes and seconds."""
 
@@ -71,9 +84,10 @@ class Estimate:
     states: dict[str, int]  # whole weights, constants, gradients and optimiser, whatever of them stands at the peak
     flops: float  # of a step
     seconds: float  # of a step
+    host: Host
     notes: tuple[str, ...] = ()
-    thaw: int | None = None  # step from which on all trains that will; all numbers are of steps behind it
-    first: Estimate | None = None  # the run's first step, where less trains then
+    # (step before which it holds, what is so until then), in the run's order, where parts thaw; all else here is of the last step
+    earlier: tuple[tuple[int, Estimate], ...] = ()
 
     @property
     def peak(self) -> int:
@@ -98,12 +112,27 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        return max(self.peak, self.first.peak if self.first else 0) <= self.device.memory
+        return max([self.peak, *(one.peak for _, one in self.earlier)]) <= self.device.memory
 
     def time(self, steps: int) -> float:
-        """Seconds of a run of so many steps. Until all parts are thawed each counts as its first."""
-        early = min(steps, self.thaw or 0) if self.first else 0
-        return early * (self.first.seconds if self.first else 0.0) + (steps - early) * self.seconds
+        """Seconds of a run of so many steps."""
+        return run_time([*((until, one.seconds) for until, one in self.earlier), (None, self.seconds)], steps)
+
+
+def run_time(phases: Iterable[tuple[int | None, float]], steps: int) -> float:
+    """Seconds of so many steps.
+
+    Args:
+        phases: (step before which it holds, None for the last; seconds of a step).
+
+    >>> run_time([(10, 1.0), (90, 2.0), (None, 3.0)], 100), run_time([(10, 1.0), (None, 3.0)], 4)
+    (200.0, 4.0)
+    """
+    seconds, done = 0.0, 0
+    for until, each in phases:
+        end = steps if until is None else min(until, steps)
+        seconds, done = seconds + (end - done) * each, end
+    return seconds
 
 
 def estimate(recipe: Recipe, *, gpu: str | None = None) -> Estimate:
@@ -136,16 +165,14 @@ def configuration(recipe: Recipe) -> tuple[Any, Path | None]:
 def estimated(recipe: Recipe, config: Any, layout: Layout, device: Device) -> Estimate:
     """As `estimate`, of parts that are at hand already. Raises as `rehearse`."""
     made = estimated_at(recipe, config, layout, device, last_step(recipe))
-    thaw = thaws_after(recipe)
-    if thaw is None:
-        return made
-    return replace(made, thaw=thaw, first=estimated_at(recipe, config, layout, device, 0))
+    earlier = [(until, estimated_at(recipe, config, layout, device, until - 1)) for until in thaw_steps(recipe)]
+    return replace(made, earlier=tuple(earlier))
 
 
-def thaws_after(recipe: Recipe) -> int | None:
-    """Step from which on all trains that will in the run; None where that is its first."""
-    thaws = [recipe.freeze.until(part) for part in COMPONENTS]
-    return max((step for step in thaws if 0 < step <= last_step(recipe)), default=None)
+def thaw_steps(recipe: Recipe) -> list[int]:
+    """Steps of the run, from the earliest, from which on more trains than before."""
+    thaws = {recipe.freeze.until(part) for part in COMPONENTS}
+    return sorted(step for step in thaws if 0 < step <= last_step(recipe))
 
 
 def estimated_at(recipe: Recipe, config: Any, layout: Layout, device: Device, step: int) -> Estimate:
@@ -162,25 +189,25 @@ def estimated_at(recipe: Recipe, config: Any, layout: Layout, device: Device, st
     if device.gpu and not device.here:
         notes.append(f"{1 - USABLE:.0%} of {device.name}'s published memory are kept as a reserve: cards show less")
     ahead, workers = _pictures_ahead(recipe, config, layout), recipe.run.workers
+    host = host_memory(recipe, config, layout)
     if device.gpu:
         computed = sum(parts.get(part, 0) for part in ACTIVATIONS)
         parts["heap"], parts["process"] = round(FRAGMENTS * computed), CONTEXT
-        host = (1 + AHEAD * workers) * ahead + workers * (WORKER + ahead) + IMPORTS + RUN
         notes.append(
-            f"the machine's own memory holds about {host / 2**30:.1f} GiB a process besides: {workers} worker processes, each "
-            f"{AHEAD} steps ahead"
+            f"the machine's own memory holds about {host.total / 2**30:.1f} GiB a process besides, {host.shared / 2**30:.1f} GiB "
+            f"of it pixels of the step that trains and of those ahead of it: run.workers is {workers}"
         )
     else:
         parts["inputs"] = parts.get("inputs", 0) + ahead
         parts["heap"], parts["process"] = _heap(run) - run.peak, IMPORTS + RUN
-        if workers:  # steps that wait, and the one that each makes
-            parts["workers"] = AHEAD * workers * ahead + workers * (WORKER + ahead)
+        if workers:  # what waits or is being made
+            parts["workers"] = round(host.shared - ahead + host.workers)
     mean = sum(row.tokens for one in layout.rows for row in one) / len(layout.rows)
     flops = run.flops * mean / layout.largest.tokens  # the largest row's, by tokens
     return Estimate(
         name=method(recipe), model=recipe.model.name, device=device, layout=layout, parameters=run.parameters, parts=parts,
         states={name: run.held.get(name, 0) for name in ("weights", "constants", "optimiser")} | {"gradients": _gradients(run)},
-        flops=flops, seconds=_seconds(flops, run, rows, device), notes=tuple(notes),
+        flops=flops, seconds=_seconds(flops, run, rows, device), notes=tuple(notes), host=host,
     )  # fmt: skip
 
 
@@ -213,6 +240,22 @@ def _pictures_ahead(recipe: Recipe, config: Any, layout: Layout) -> int:
     if not hasattr(config, "vision_config"):
         return 0
     return max(sum(row.tiles for row in rows) for rows in layout.rows) * 3 * config.vision_config.image_size**2
+
+
+def host_memory(recipe: Recipe, config: Any, layout: Layout, *, laid_out: float = 0.0) -> Host:
+    """What one process that trains asks of its machine's memory for its data, on a GPU for good, at most.
+
+    Args:
+        layout: of its own share of each step.
+        laid_out: bytes of the pictures' files of a whole step, which each worker process reads to lay the step out.
+    """
+    step, workers = _pictures_ahead(recipe, config, layout), recipe.run.workers
+    sharing = Sharing.of(step, workers)
+    at_work = 1 if sharing.parts == 1 else 2  # parts are gathered while the step before is still there
+    if not step:
+        return Host(shared=0.0, workers=workers * (WORKER + laid_out))
+    row = layout.largest.tiles * 3 * config.vision_config.image_size**2  # decoded, and then laid out in shared memory
+    return Host(shared=at_work * step + sharing.waiting(step, workers), workers=workers * (WORKER + row + laid_out))
 
 
 def _heap(run: Rehearsal) -> int:

@@ -37,8 +37,8 @@ class Compared:
 
 def compare(
     recipe: Recipe, *, gpu: str | None = None, rows: bool = True, say: Callable[[str], None] = lambda name: None
-) -> list[Compared]:
-    """The recipe's own method first, then all others with the settings they have by default.
+) -> Iterator[Compared]:
+    """The recipe's own method first, then all others with the settings they have by default, each as soon as it is known.
 
     Args:
         gpu: as `estimate`.
@@ -50,19 +50,18 @@ def compare(
     """
     config, folder = configuration(recipe)
     layout, device = layout_of(recipe, config, folder), device_for(recipe, gpu)
-    compared = []
     for name, variant in variants(recipe):
         say(name)
         if isinstance(variant, str):
-            compared.append(Compared(estimate=None, name=name, refused=variant))
+            yield Compared(estimate=None, name=name, refused=variant)
             continue
         try:
-            compared.append(_one(name, variant, config, layout, device, rows=rows))
+            made = _one(name, variant, config, layout, device, rows=rows)
         except RecipeError as error:
             if variant is recipe:
                 raise
-            compared.append(Compared(estimate=None, name=name, refused=error.what))
-    return compared
+            made = Compared(estimate=None, name=name, refused=error.what)
+        yield made
 
 
 def variants(recipe: Recipe) -> Iterator[tuple[str, Recipe | str]]:

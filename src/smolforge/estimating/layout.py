@@ -14,10 +14,11 @@ from typing import Any
 from smolforge.data.media import Drawing, ImageSpec, fewer_tiles, tile_grid
 from smolforge.data.pack import pack
 from smolforge.data.pipeline import open_stream
-from smolforge.data.processor import load_renderer
+from smolforge.data.processor import load_renderer, most_marks, refuse_unmarked
 from smolforge.data.render import FRAME_TOKENS, Example
 from smolforge.data.sources.catalog import SOURCES
-from smolforge.errors import DataError, UserError
+from smolforge.data.tokenizer import added_tokens
+from smolforge.errors import DataError, RecipeError, UserError
 from smolforge.estimating.assumed import ASSUMED
 from smolforge.model.presets import PRESETS
 from smolforge.objectives import objective_of
@@ -122,13 +123,15 @@ def layout_of(recipe: Recipe, config: Any, folder: Path | None) -> Layout:
         return worst(recipe, config, "the model is a preset and has no tokenizer to read data with", None)
     try:
         renderer = load_renderer(folder, images=recipe.images, video=recipe.video, row_tokens=recipe.batch.row_tokens)
+    except RecipeError:
+        raise
     except UserError as error:
         return worst(recipe, config, f"the model's processor cannot be read ({error.what})", None)
     objective = objective_of(recipe.objective)
     try:
         stream = open_stream(
             recipe.data, renderer, shaping=objective.shaping, seed=recipe.run.seed, mixture=recipe.mixture,
-            examples=recipe.batch.examples,
+            examples=recipe.batch.examples, edges=recipe.images.random_edge,
         )  # fmt: skip
     except UserError as error:
         return worst(recipe, config, f"the data is not at hand ({error.what})", renderer.images)
@@ -160,8 +163,11 @@ def worst(recipe: Recipe, config: Any, why: str, images: ImageSpec | None) -> La
         said = f"at worst, texts of {length:,} tokens"
     else:
         spec = images or _preset_images(recipe, config)
+        if drawn := recipe.images.random_edge:
+            spec = replace(spec, longest_edge=min(spec.longest_edge, max(drawn)))
         kinds = {kind: _assumed(kind, recipe, config, spec) for kind in MODALITIES}
         said = f"at worst, square pictures of {spec.longest_edge} pixels with {_text(recipe)} tokens of text"
+        said += ", the largest of images.random_edge" if drawn else ""
     shares = modality_shares(recipe) if hasattr(config, "vision_config") else {"text": 1.0}
     numbers = apportion(shares, count)
     if list(shares) != ["image"] and hasattr(config, "vision_config"):
@@ -220,6 +226,8 @@ def _assumed(kind: str, recipe: Recipe, config: Any, spec: ImageSpec) -> Tree:
     row = min(recipe.batch.row_tokens, config.text_config.max_position_embeddings)
     size = (config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor) ** 2
     text, pictures, frames, around = _text(recipe), {"image": 1, "multi_image": ASSUMED.pictures}.get(kind, 0), 0, PIECE
+    if pictures and recipe.images.max_tiles:  # no example has more
+        pictures = max(1, min(pictures, recipe.images.max_tiles // tile_grid(spec.longest_edge, spec.longest_edge, spec).tiles))
     encoded = pictures * ASSUMED.picture_bytes
     tiles = pictures * tile_grid(spec.longest_edge, spec.longest_edge, spec).tiles
     while pictures and tiles * (size + around) + text > row and (smaller := fewer_tiles(spec)) is not None:
@@ -246,7 +254,9 @@ def _preset_images(recipe: Recipe, config: Any) -> ImageSpec:
     tile = config.vision_config.image_size
     shape = PRESETS.get(recipe.model.name)
     edge = recipe.images.longest_edge or (shape.longest_edge if shape else 4 * tile)
-    return ImageSpec(tile=tile, longest_edge=edge, split=recipe.images.split is not False, upscale=recipe.images.upscale)
+    spec = ImageSpec(tile=tile, longest_edge=edge, split=recipe.images.split is not False, upscale=recipe.images.upscale)
+    refuse_unmarked(spec, most_marks(added_tokens(shape.vocab).__contains__) if shape else None)
+    return spec
 
 
 def encoded_bytes(record: Record) -> float | None:

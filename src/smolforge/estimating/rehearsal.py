@@ -84,7 +84,7 @@ def rehearse(recipe: Recipe, config: Any, row: Row, *, stand: bool, cuda: bool, 
         _follow_gradients(ledger, optimizer, stand=stand)
         lasting = list(ledger.trace)
         ledger.forget_peak()
-        saved = _step(ledger, tree, row, cuda=cuda)
+        saved = _step(ledger, tree, row, cuda=cuda, noise=recipe.model.neftune is not None)
         trace = list(ledger.trace)
         flops = ledger.flops
         ledger.label = "update"
@@ -158,10 +158,10 @@ def _follow_gradients(ledger: Ledger, optimizer: Optimizer, *, stand: bool) -> N
         parameter.register_post_accumulate_grad_hook(mark)
 
 
-def _step(ledger: Ledger, tree: TreeModel, row: Row, *, cuda: bool) -> int:
+def _step(ledger: Ledger, tree: TreeModel, row: Row, *, cuda: bool, noise: bool) -> int:
     tree.train()
     ledger.label = "inputs"
-    batch = _batch(tree, row)
+    batch = _batch(tree, row, noise=noise)
     layers = tree.decoder.layers
     attend = _fused(ledger, row.trees) if cuda else _in_blocks(row.trees)
     ledger.label = "vision"
@@ -197,7 +197,7 @@ def _label_behind(ledger: Ledger, tree: TreeModel, label: str) -> Iterator[None]
     hook.remove()
 
 
-def _batch(tree: TreeModel, row: Row) -> PackedBatch:
+def _batch(tree: TreeModel, row: Row, *, noise: bool) -> PackedBatch:
     """A row of this shape; nothing in it has content."""
     size = tree.vision.config.image_size if tree.has_vision else 1
     whole, scored = torch.empty(row.tokens, dtype=torch.int64), torch.empty(row.scored, dtype=torch.int64)
@@ -208,6 +208,7 @@ def _batch(tree: TreeModel, row: Row) -> PackedBatch:
         weights=torch.empty(row.scored), response_ids=torch.empty_like(scored), responses=(), features=None,
         tiles=torch.empty(tiles, 3, size, size, dtype=torch.uint8), run_tiles=torch.empty(runs, dtype=torch.int64),
         run_starts=torch.empty(runs, dtype=torch.int64), pictures=(), ids=(), keys=(),
+        noise=torch.empty(row.tokens, tree.decoder.config.hidden_size) if noise else None,
     )  # fmt: skip
 
 

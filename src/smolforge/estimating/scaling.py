@@ -13,9 +13,19 @@ from typing import Any
 
 import torch
 
-from smolforge.data.pack import balance
+from smolforge.data.pack import balance, left_idle
 from smolforge.description import last_step
-from smolforge.estimating import Device, Estimate, configuration, device_for, estimated_at, thaws_after
+from smolforge.estimating import (
+    Device,
+    Estimate,
+    Host,
+    configuration,
+    device_for,
+    estimated_at,
+    host_memory,
+    run_time,
+    thaw_steps,
+)
 from smolforge.estimating.assumed import ASSUMED
 from smolforge.estimating.cluster import Cluster, Kind, cluster_of
 from smolforge.estimating.gpus import find_gpu
@@ -70,7 +80,10 @@ class Scaling:
     device: Device
     cluster: Cluster
     layout: Layout
+    idle: str  # what to change where some devices never have anything to do
     parts: dict[str, int]  # of a rank's peak, by `estimating.PARTS`
+    host: Host  # of a rank, in its machine's own memory
+    workers: int  # of a rank, as the recipe has them
     tokens: float  # of a step, over all ranks
     rows: float  # of the rank with most, a step
     phases: tuple[tuple[int | None, Phase], ...]  # (step before which it holds, None for the last)
@@ -101,8 +114,7 @@ class Scaling:
         """Seconds of the recipe's steps; None where it gives epochs."""
         if self.steps is None:
             return None
-        first = self.phases[0][0] or 0
-        return first * self.phases[0][1].seconds + (self.steps - first) * self.last.seconds
+        return run_time([(until, phase.seconds) for until, phase in self.phases], self.steps)
 
     @property
     def saving(self) -> float | None:
@@ -137,11 +149,10 @@ def scaled(recipe: Recipe, config: Any, layout: Layout, device: Device, cluster:
     shared = [shares(step, cluster.devices, tile_cost) for step in layout.steps]
     ranked = replace(layout, steps=tuple(tuple(share) for step in shared for share in step if share))
     rows = [[_rows_of(share, layout) for share in step] for step in shared]
-    last, thaw = last_step(recipe), thaws_after(recipe)
-    made = estimated_at(recipe, config, ranked, device, last)
-    at = {None: last} if thaw is None else {thaw: 0, None: last}
+    made = estimated_at(recipe, config, ranked, device, last_step(recipe))
     phases = []
-    for until, step in at.items():
+    for until in [*thaw_steps(recipe), None]:
+        step = last_step(recipe) if until is None else until - 1
         units, work = units_of(recipe, config, step=step), work_of(recipe, config, step=step)
         phases.append((until, _phase(recipe, units, work, rows, device, cluster)))
     total = sum(unit.total for unit in units)
@@ -159,9 +170,12 @@ def scaled(recipe: Recipe, config: Any, layout: Layout, device: Device, cluster:
         videos=sum(tree.videos for tree in trees) / count,
         encoded=None if None in encoded else sum(size or 0.0 for size in encoded) / count,
     )
+    read = sum(tree.encoded or 0.0 for tree in trees if not tree.videos) / count
     steps = recipe.run.steps
     return Scaling(
         model=recipe.model.name, device=device, cluster=cluster, layout=layout, parts=parts,
+        host=host_memory(recipe, config, ranked, laid_out=read), workers=recipe.run.workers,
+        idle=left_idle(recipe.batch.examples, cluster.devices),
         tokens=sum(tree.tokens for tree in trees) / count, rows=sum(max(map(len, step)) for step in rows) / count,
         phases=tuple(phases), feed=feed, checkpoint=written, steps=steps,
         saves=None if steps is None else -(-steps // recipe.run.save_every),
@@ -227,14 +241,14 @@ def _sharded_parts(recipe: Recipe, made: Estimate, units: Sequence[Unit], cluste
     n, itemsize = cluster.devices, getattr(torch, recipe.model.dtype).itemsize
     total, trainable = sum(unit.total for unit in units), sum(unit.trainable for unit in units)
     root, layers = units[-1], units[:-1]
-    gathered = itemsize * (root.total + (1 + PREFETCHED) * max(unit.total for unit in layers))
-    tower = [unit for unit in layers if unit.part == "vision"]
-    if recipe.run.gradient_checkpointing and any(unit.trainable for unit in tower):
-        # a chunk is computed again in one piece, in whose backward pass no layer is given back early
-        gathered = max(gathered, itemsize * (root.total + sum(unit.total for unit in tower)))
-    largest = max(layers, key=lambda unit: unit.trainable)
-    # gradients in the passes' dtype: the root's from the head on, a layer's until its float32 copy is scattered
-    exchange = itemsize * (root.trainable + largest.trainable) + GRADIENT * max(root.trainable, largest.trainable)
+    tower = [unit for unit in layers if unit.part == "vision"]  # gathered for all chunks of a row
+    beside = max((1 + PREFETCHED) * max(unit.total for unit in layers), sum(unit.total for unit in tower))
+    gathered = itemsize * (root.total + beside)
+    largest = max(unit.trainable for unit in layers)
+    # gradients in the passes' dtype: the root's from the head on, the tower's until the last chunk's backward pass, a layer's
+    # until its float32 copy is scattered
+    waiting = root.trainable + max(largest, sum(unit.trainable for unit in tower))
+    exchange = itemsize * waiting + GRADIENT * max(root.trainable, largest)
     parts = {name: size for name, size in made.parts.items() if name not in ("weights", "gradients", "optimiser")}
     sharded = {
         "weights": MASTER * trainable // n + itemsize * (total - trainable) // n,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from smolforge.estimating import PARTS, Estimate
 from smolforge.estimating.assumed import ASSUMED
@@ -51,39 +50,34 @@ def lines(made: Estimate, *, steps: int | None) -> list[str]:
     found += [f"  {PARTS[part]:<26}{size(made.parts[part]):>10}" for part in PARTS if made.parts.get(part)]
     verdict = "fits" if made.fits else "does not fit"
     found.append(f"  {'peak':<26}{size(made.peak):>10}   {verdict} into {size(device.memory)} of {device.name}")
-    if made.first:
-        before = f"  before step {made.thaw:,}"
-        found.append(f"{before:<28}{size(made.first.peak):>10}   {made.first.trainable:,} parameters train until then")
+    for until, early in made.earlier:
+        before = f"  before step {until:,}"
+        found.append(f"{before:<28}{size(early.peak):>10}   {early.trainable:,} parameters train until then")
     found += ["", f"time a step: about {duration(made.seconds)} for {made.flops / 1e12:.3g} TFLOP, at {device.about}"]
-    if made.first:
-        found[-1] += f"; before step {made.thaw:,} about {duration(made.first.seconds)}"
+    found[-1] += "".join(f"; before step {until:,} about {duration(early.seconds)}" for until, early in made.earlier)
     if steps:
         found.append(f"{steps} steps: about {duration(made.time(steps))}, without measuring, answering and saving")
     return found + [f"note: {note}" for note in made.notes]
 
 
-def table(compared: Sequence[Compared]) -> list[str]:
-    """All methods, one a line. Weights hold quantisation constants; activations all that a step computes."""
-    names = ("trained", "weights", "gradients", "optimiser", "activations", "peak")
-    found = [f"{'method':<14}" + "".join(f"{name:>12}" for name in names) + "   fits   longest row"]
-    for one in compared:
-        made = one.estimate
-        if made is None:
-            found.append(f"{one.name:<14}   –  {one.refused}")
-            continue
-        states = made.states
-        cells = [f"{made.trainable:,}"] + [
-            size(number)
-            for number in (
-                states["weights"] + states["constants"], states["gradients"], states["optimiser"], made.activations, made.peak
-            )
-        ]  # fmt: skip
-        longest = "–" if one.row_tokens is None else f"{one.row_tokens:,} tokens, {one.examples:.3g} examples"
-        longest += ", a whole step" if one.whole else ""
-        found.append(
-            f"{one.name:<14}" + "".join(f"{cell:>12}" for cell in cells) + f"   {'yes' if made.fits else 'no':<6} {longest}"
-        )
-    return found
+TABLE_HEAD = (
+    f"{'method':<14}"
+    + "".join(f"{name:>12}" for name in ("trained", "weights", "gradients", "optimiser", "activations", "peak"))
+    + "   fits   longest row"
+)
+
+
+def table_line(one: Compared) -> str:
+    """A method, to be shown below `TABLE_HEAD`. Weights hold quantisation constants; activations all that a step computes."""
+    made = one.estimate
+    if made is None:
+        return f"{one.name:<14}   –  {one.refused}"
+    states = made.states
+    numbers = (states["weights"] + states["constants"], states["gradients"], states["optimiser"], made.activations, made.peak)
+    cells = [f"{made.trainable:,}", *map(size, numbers)]
+    longest = "–" if one.row_tokens is None else f"{one.row_tokens:,} tokens, {one.examples:.3g} examples"
+    longest += ", a whole step" if one.whole else ""
+    return f"{one.name:<14}" + "".join(f"{cell:>12}" for cell in cells) + f"   {'yes' if made.fits else 'no':<6} {longest}"
 
 
 SHARDING = {
@@ -101,6 +95,7 @@ def scaling_lines(made: Scaling) -> list[str]:
         f"rows {made.layout.source}",
         f"a step: {feed.examples:.4g} examples, {made.tokens:,.0f} tokens, {feed.tiles:,.0f} tiles of pictures, "
         f"{feed.frames:,.0f} frames; a rank has at most {made.rows:.3g} rows",
+        *([f"note: {made.idle}"] if made.idle else []),
         "",
         "memory of a rank",
         *(f"  {PARTS[part]:<26}{size(made.parts[part]):>10}" for part in PARTS if made.parts.get(part)),
@@ -124,7 +119,10 @@ def _data_lines(made: Scaling) -> list[str]:
     read = "some pictures or videos are drawn, so there is no rate to read them at"
     if made.feed.encoded is not None:
         read = f"{decimal(made.feed.encoded / made.last.seconds)}/s read by every machine: ranks look into all files of a step"
+    host, ranks = made.host, made.cluster.per_node
     return [
+        f"a machine's own memory: about {size(ranks * host.total)} for {ranks} rank{'s' if ranks > 1 else ''} with run.workers: "
+        f"{made.workers}, {size(ranks * host.shared)} of it pixels, which travel through /dev/shm",
         f"data: {read}",
         f"  {made.cores:.1f} cores a rank, {made.cores * made.cluster.per_node:.0f} a machine, to lay out, decode and cut: "
         f"run.workers: {math.ceil(made.cores)}",

@@ -5,7 +5,7 @@ DDP: the step's float32 gradients are summed once, when its last row is done (`t
 
 FSDP: each row gathers every unit's weights for the forward pass and again for the backward pass, and scatters the sums of their
 float32 gradients; (n - 1) / n of a tensor each time (Rajbhandari et al. 2020, arXiv 1910.02054, section 7). The tower takes tiles
-in chunks, and every chunk gathers and scatters it anew. Gathering the next unit runs beside the one at work. So what is waited
+in chunks, and stays gathered for all chunks of a row. Gathering the next unit runs beside the one at work. So what is waited
 for is what takes longer than computing, and the root's gathering and scattering at a row's two ends.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from smolforge.estimating.cluster import Cluster
 from smolforge.estimating.units import Unit
-from smolforge.model.tree import TILE_CHUNK
 
 GRADIENT = 4  # bytes of a float32 gradient
 
@@ -69,15 +68,12 @@ def sent_by(unit: Unit, tiles: int, units: Sequence[Unit], *, itemsize: int) -> 
     """Bytes of a unit that move in a row with so many tiles, were no part of it a device's own.
 
     >>> layers = [Unit(part="vision", total=10, trainable=0), Unit(part="connector", total=4, trainable=4)]
-    >>> [sent_by(layer, 17, layers, itemsize=2) for layer in layers]  # two chunks of a frozen tower, forward alone
-    [40, 32]
+    >>> [sent_by(layer, 17, layers, itemsize=2) for layer in layers]  # a frozen tower, forward alone
+    [20, 32]
     """
-    times = 1
-    if unit.part == "vision":
-        times = -(-tiles // TILE_CHUNK)
-    elif unit.part == "connector":
-        times = 1 if tiles else 0
+    if unit.part in ("vision", "connector") and not tiles:
+        return 0.0
     before = {"vision": ("vision",), "connector": ("vision", "connector")}.get(unit.part)
     backward = before is None or any(other.trainable for other in units if other.part in before)
     gathers = 1 if unit.part == "root" or not backward else 2
-    return times * (gathers * itemsize * unit.total + GRADIENT * unit.trainable)
+    return gathers * itemsize * unit.total + GRADIENT * unit.trainable

@@ -2,7 +2,8 @@
 
     tower layer 0 ... 11 | tower (the rest of it) | connector | decoder layer 0 ... 29 | root (embeddings, last norm, head)
 
-A unit is gathered whole before it runs. The root stays gathered from a row's forward pass to the end of its backward pass.
+A unit is gathered whole before it runs. The tower stays gathered for all chunks of a row, forward and again backward, the root
+from a row's forward pass to the end of its backward pass.
 """
 
 from __future__ import annotations
