@@ -14,6 +14,7 @@ from smolforge.checking.lines import lines, verdict
 from smolforge.checking.page import default_page, write_page
 from smolforge.cli.checking import add
 from smolforge.cli.parser import _verb
+from smolforge.cli.settings import parse
 from smolforge.errors import RecipeError, UserError
 from smolforge.tiny import shrink
 
@@ -23,7 +24,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers(), _verb)
-    options = parser.parse_args(["check", *arguments])
+    options = parse(parser, ["check", *arguments])
     return options.run(options)
 
 
@@ -37,6 +38,39 @@ def written(recipe, tmp_path):
         return str(file)
 
     return write_recipe
+
+
+def test_rows_that_lists_leave_out_are_told(recipe, questions, tmp_path):
+    rows, other, held = questions("rows", 8), questions("other", 4, first=8), questions("held", 6, first=20)
+    entry = {"name": None, "split": "train"}
+    file = tmp_path / "list.jsonl"
+    file.write_text(
+        "".join(json.dumps(entry | {"source": one, "row": row}) + "\n" for one, row in ((rows, 1), (rows, 5), (held, 0)))
+    )
+    named = {"exclude": [str(file)]}
+    found = check(recipe({"source": rows} | named, {"source": other} | named, held_out=[{"source": held} | named]))
+    assert [one.left_out for one in (*found.known.sources, *found.known.held_out)] == [2, 0, 1]
+    told = "\n".join(map(str, lines(found)))
+    assert "supervised, 6 rows (2 left out by exclude), " in told
+    assert "supervised, 4 rows (0 left out by exclude), " in told
+    assert "held out: held.jsonl (1 left out by exclude)" in told
+    assert "6 (2 left out by exclude)" in write_page(found, tmp_path / "check.html").read_text()
+    assert found.to_json()["known"]["sources"][0]["left_out"] == 2
+    without = "\n".join(map(str, lines(check(recipe({"source": rows})))))
+    assert "left out" not in without
+
+
+def test_rows_do_not_command_the_terminal(recipe, write):
+    """Of a question that clears the screen, an answer that sets the window's title, and a name that does both."""
+    clear, title = "\x1b[2J", "\x1b]0;mine\x07"
+    rows = [{"prompt": f"{clear}What?\nNow {n}", "completion": f"{title}{n}"} for n in range(5)] + [{clear: 1}]
+    found = check(recipe({"source": write(f"rows{clear}", rows)}))
+    text = "\n".join(line.plain for line in lines(found))
+    assert not {letter for letter in text if not letter.isprintable()} - {"\n"}
+    assert "�[2JWhat?\nNow" in text
+    assert "�]0;mine" in text
+    learnt = [span.style for line in lines(found) for span in line.spans if "mine" in line.plain[span.start : span.end]]
+    assert learnt == ["bold green"], "colours stay where they were"
 
 
 def test_the_page_holds_what_the_terminal_says(recipe, write, draw, tmp_path):

@@ -18,6 +18,7 @@ from smolforge.checking.mask import Shown
 from smolforge.checking.measures import SourceFacts, cleaned, held_shares, packed, source_facts
 from smolforge.checking.overlap import doubled, label, overlaps
 from smolforge.checking.sampling import Sample, Tell, draw, first_steps
+from smolforge.data.pack import refuse_repeated
 from smolforge.data.pipeline import Stream, open_stream
 from smolforge.data.render import Renderer
 from smolforge.errors import DataError, RecipeError
@@ -80,7 +81,7 @@ def check(recipe: Recipe, *, sample: int = 200, seconds: float = 120.0, tell: Te
     """
     heard: Tell = tell or _nothing
     renderer = renderer_of(recipe)
-    shaping = objective_of(recipe.objective).shaping
+    shaping, edges = objective_of(recipe.objective).shaping, recipe.images.random_edge
 
     def opened(sections: Sequence[DataSection], **options: Any) -> Stream:
         return open_stream(sections, renderer, shaping=shaping, **options)
@@ -91,8 +92,9 @@ def check(recipe: Recipe, *, sample: int = 200, seconds: float = 120.0, tell: Te
     stream = held_stream = None
     faults: list[Finding] = []
     try:
-        stream = opened(recipe.data, seed=recipe.run.seed, mixture=recipe.mixture, examples=recipe.batch.examples)
+        stream = opened(recipe.data, seed=recipe.run.seed, mixture=recipe.mixture, examples=recipe.batch.examples, edges=edges)
         steps = num_steps(recipe, stream)
+        refuse_repeated(recipe.batch.examples, stream.num_known)
     except DataError as error:
         faults += unopened(recipe.data, alone, error, key="data")
     try:
@@ -119,7 +121,8 @@ def check(recipe: Recipe, *, sample: int = 200, seconds: float = 120.0, tell: Te
         row_tokens=recipe.batch.row_tokens,
         context=renderer.context,
         upscale=renderer.images is not None and renderer.images.upscale,
-        longest_edge=renderer.images.longest_edge if renderer.images else None,
+        longest_edge=(max(edges) if edges else renderer.images.longest_edge) if renderer.images else None,
+        drawn_edge=bool(edges),
         sources=_facts(stream, looked, recipe.data, last=last),
         held_out=_facts(held_stream, held, recipe.eval.data, last=held.walked) if held_stream else (),
         overlaps=overlaps(recipe, stream, held_stream, looked, held) if held_stream else (),
@@ -185,7 +188,7 @@ def _facts(stream: Stream, sample: Sample, sections: Sequence[DataSection], *, l
             came=sample.came[number],
             examples=shares[number] * last,
         )
-        found.append(replace(facts, drawn=sections[number].fixture))
+        found.append(replace(facts, drawn=sections[number].fixture, left_out=source.left_out))
     return tuple(found)
 
 
@@ -209,6 +212,8 @@ def _notes(recipe: Recipe, looked: Sample, held: Sample, sample: int, seconds: f
         notes.append(f"the time, {seconds:.0f} s, was up before {sample} rows of each source were looked at; raise --seconds")
     if any(one.modality == "video" for one in (*looked.looks, *held.looks)):
         notes.append("of a few videos of each source three frames were decoded; of the others only their index was read")
+    if recipe.images.random_edge:
+        notes.append("each picture's size is drawn (images.random_edge): tokens and tiles are those of the run's own first draws")
     if any(section.fixture for section in (*recipe.data, *recipe.eval.data)):
         notes.append("a few drawn rows stand for a source (fixture: true), also for what is held out; numbers are not its own")
     return notes

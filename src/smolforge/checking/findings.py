@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from smolforge.checking.looking import TOO_LONG
 from smolforge.checking.measures import Cleaned, Overlap, Packed, SourceFacts, overall
+from smolforge.data.pack import seen_again
+from smolforge.data.render import MANY_TILES
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 
@@ -54,6 +56,7 @@ class Known:
     packed: Packed | None = None
     longest: tuple[int, str] = (0, "")  # tokens of the longest example, were it not reduced, and its name
     mixed: bool = False  # by modality
+    drawn_edge: bool = False  # pictures' longest edges are drawn; `longest_edge` is the largest
 
     @property
     def limit(self) -> int:
@@ -101,6 +104,8 @@ def unusable(known: Known) -> Iterator[Finding]:
         mend = "compare a row with the shapes in docs/data.md, and see the named ones"
         if reason.startswith(TOO_LONG):
             mend = f"the longest needs {one.needs:,} tokens; {_room_mend(known, one.needs)}"
+        elif reason == MANY_TILES:
+            mend = "raise images.max_tiles or lower images.longest_edge where those are to be used"
         elif lost < SPARSE * one.looked:
             mend = "mend or remove those rows; a run drops and counts them"
         if not one.used:
@@ -204,6 +209,14 @@ def by_heart(known: Known) -> Iterator[Finding]:
             )  # fmt: skip
 
 
+def repeated_in_a_step(known: Known) -> Iterator[Finding]:
+    """A run says the same; a hundred times are refused."""
+    rows = [one.rows for one in known.sources]
+    what, _, mend = seen_again(known.examples, None if None in rows else sum(filter(None, rows))).partition("; ")
+    if what:
+        yield _warning("batch.examples", what, mend)
+
+
 def little_scored(known: Known) -> Iterator[Finding]:
     tokens, scored = overall(known.sources, lambda one: one.mean_tokens), overall(known.sources, lambda one: one.mean_scored)
     if 0 < scored < FEW_SCORED * tokens:
@@ -242,8 +255,9 @@ def upscaled(known: Known) -> Iterator[Finding]:
     now = overall(known.sources, lambda one: one.tiles_upscaled / one.used)
     without = overall(known.sources, lambda one: one.tiles_as_are / one.used)
     if known.upscale and now and 1 - without / now >= SAVED:
+        size = f"up to {known.longest_edge}" if known.drawn_edge else f"{known.longest_edge}"
         yield _warning(
-            "images", f"{_enlarged(known):.0%} of the pictures are enlarged to {known.longest_edge} pixels",
+            "images", f"{_enlarged(known):.0%} of the pictures are enlarged to {size} pixels",
             f"upscale: false would save {1 - without / now:.0%} of the tiles",
         )  # fmt: skip
 
@@ -282,8 +296,8 @@ def pairs(known: Known) -> Iterator[Finding]:
 
 
 RULES: tuple[Callable[[Known], Iterator[Finding]], ...] = (
-    unusable, unreached, unscored, reduced, leaked, held_out_nothing, held_otherwise, by_heart, little_scored, said_already,
-    repeated_pictures, pairs, upscaled, loose_rows,
+    unusable, unreached, unscored, reduced, leaked, held_out_nothing, held_otherwise, by_heart, repeated_in_a_step,
+    little_scored, said_already, repeated_pictures, pairs, upscaled, loose_rows,
 )  # fmt: skip
 
 

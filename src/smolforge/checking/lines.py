@@ -11,6 +11,7 @@ from smolforge.checking.findings import Known
 from smolforge.checking.looking import PARTS
 from smolforge.checking.mask import Kind, Shown
 from smolforge.checking.measures import SourceFacts, held_shares, scored_shares
+from smolforge.terminal import printable
 
 # What is learnt stands between marks too, for screens without colour.
 STYLES: dict[Kind, str] = {"context": "dim", "picture": "cyan", "learnt": "bold green", "rejected": "bold red"}
@@ -28,6 +29,8 @@ def lines(check: Check) -> list[Text]:
     found.append(Text())
     found += [Text.assemble(("error: ", "bold red"), str(one)) for one in check.errors]
     found += [Text.assemble(("warning: ", "bold yellow"), str(one)) for one in check.warnings]
+    for line in found:
+        line.plain = printable(line.plain)  # rows and their names are in it; colours stay, as it is no longer and no shorter
     return found
 
 
@@ -69,9 +72,14 @@ def happened(one: SourceFacts) -> str:
 
 def shares(one: SourceFacts, scored: float) -> str:
     """How much of the run a source is, in words."""
-    size = "a stream" if one.rows is None else f"{one.rows:,} rows"
+    size = "a stream" if one.rows is None else f"{one.rows:,} rows{by_lists(one)}"
     passes = "" if one.epochs is None else f", {one.epochs:,.1f} epochs"
     return f"{one.share:.1%} of the examples (first ones {one.came:.1%}), {scored:.1%} of what is supervised, {size}{passes}"
+
+
+def by_lists(one: SourceFacts) -> str:
+    """How many rows the recipe's lists leave out, behind other words; nothing where it names none."""
+    return "" if one.left_out is None else f" ({one.left_out:,} left out by exclude)"
 
 
 def _known(check: Check, known: Known) -> Iterator[str]:
@@ -84,7 +92,7 @@ def _known(check: Check, known: Known) -> Iterator[str]:
         yield from _source(one)
     for one in known.held_out:
         yield ""
-        yield f"held out: {one.label}"
+        yield f"held out: {one.label}{by_lists(one)}"
         yield from _source(one)
     if check.cleaning:
         yield ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from smolforge.data.media import Picture, tile_grid
+from smolforge.data.media import Picture, own_spec, tile_grid
 from smolforge.data.pipeline import Stream
 from smolforge.data.render import Example, PlacedImage, Renderer
 from smolforge.data.sources.catalog import modality_of
@@ -176,7 +176,7 @@ def _tiles(pictures: Sequence[Picture], renderer: Renderer, *, upscale: bool) ->
     if renderer.images is None:
         return 0
     spec = replace(renderer.images, upscale=upscale)
-    return sum(tile_grid(picture.width, picture.height, spec).tiles for picture in pictures)
+    return sum(tile_grid(picture.width, picture.height, own_spec(picture, spec)).tiles for picture in pictures)
 
 
 def _enlarged(image: PlacedImage) -> bool:

@@ -65,6 +65,7 @@ class SourceFacts:
     unscored: int = 0  # rows without a token that is learnt
     needs: int = 0  # tokens of its longest example, were it not reduced
     drawn: bool = False  # a few drawn rows stand for it
+    left_out: int | None = None  # rows that the recipe's lists leave out; None where it names none
 
     @property
     def epochs(self) -> float | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from smolforge.checking.looking import Look
 from smolforge.checking.measures import Overlap, same_content
 from smolforge.checking.sampling import Sample
-from smolforge.data.exclusion import place
+from smolforge.data.exclusion import Place, place_of
 from smolforge.data.pipeline import Stream
 from smolforge.data.sources.tables import Source
 from smolforge.recipe import DataSection, Recipe
@@ -22,10 +21,14 @@ def label(section: DataSection) -> str:
     'the_cauldron vqav2 train[:90%]'
     >>> label(DataSection(source="/data/pets/pairs.jsonl"))
     'pairs.jsonl'
+    >>> label(DataSection(source="the_cauldron", name=("ai2d", "aokvqa", "chart2text", "chartqa")))
+    'the_cauldron ai2d,aokvqa and 2 more'
     """
     path = Path(section.source)
     source = path.name if path.is_absolute() else section.source
     name = section.name if isinstance(section.name, str | None) else ",".join(section.name)
+    if isinstance(section.name, tuple) and len(section.name) > 3:
+        name = f"{','.join(section.name[:2])} and {len(section.name) - 2} more"
     return " ".join(filter(None, (source, name, section.split if section.split != "train" else "")))
 
 
@@ -37,8 +40,8 @@ def overlaps(recipe: Recipe, stream: Stream, held_stream: Stream, looked: Sample
         for other, (theirs, trained) in enumerate(zip(recipe.data, stream.sources)):
             if section.fixture or theirs.fixture:  # a few drawn rows stand for every split
                 continue
-            exact = same_table(section, theirs) and not (source.endless or trained.endless)
-            shared = shared_rows(source, trained) if exact else same_content(looks, looked.of(other)[0])
+            exact = bool(common_tables(section, source, theirs, trained))
+            shared = shared_rows(section, source, theirs, trained) if exact else same_content(looks, looked.of(other)[0])
             of = len(source) if exact else len(looks)
             if exact and not shared:  # other rows of the same table, which may hold the same pictures
                 exact, shared, of = False, same_content(looks, looked.of(other)[0]), len(looks)
@@ -51,24 +54,45 @@ def doubled(sections: Sequence[DataSection], sources: Sequence[Source]) -> tuple
     found = []
     for number, (section, source) in enumerate(zip(sections, sources)):
         for theirs, other in zip(sections[:number], sources[:number]):
-            if same_table(section, theirs) and not (source.endless or other.endless) and (rows := shared_rows(source, other)):
+            if rows := shared_rows(section, source, theirs, other):
                 found.append(Overlap(held_out=label(section), source=label(theirs), shared=rows, of=len(source), exact=True))
     return tuple(found)
 
 
-def same_table(a: DataSection, b: DataSection) -> bool:
-    """Whether two sections read the same table, so that equal row numbers are equal rows."""
-    return _table(a) == _table(b)
+def common_tables(a: DataSection, source: Source, b: DataSection, other: Source) -> set[Place]:
+    """Tables that two sources both read, so that equal row numbers are equal rows; none of streams."""
+    if a.revision != b.revision:
+        return set()
+    return {place_of(a, piece) for piece in source.pieces} & {place_of(b, piece) for piece in other.pieces}
 
 
-def _table(section: DataSection) -> tuple[Any, ...]:
-    folder = None if section.dir is None else section.dir.expanduser().resolve()
-    return *place(section), folder, section.streaming, section.revision
+def shared_rows(a: DataSection, source: Source, b: DataSection, other: Source) -> int:
+    """Rows of `source` that `other` has too."""
+    mine, theirs = _rows_by_table(a, source), _rows_by_table(b, other)
+    return sum(_common(mine[table], theirs[table]) for table in common_tables(a, source, b, other))
 
 
-def shared_rows(a: Source, b: Source) -> int:
-    """Rows of `a` that `b` has too, of the same table."""
-    if isinstance(a.rows, range) and isinstance(b.rows, range):
-        return max(0, min(a.rows.stop, b.rows.stop) - max(a.rows.start, b.rows.start))  # of step 1, as slices of a split are
-    theirs = frozenset(b.rows)
-    return sum(row in theirs for row in a.rows)
+def _rows_by_table(section: DataSection, source: Source) -> dict[Place, Sequence[int]]:
+    """Numbers of a source's rows in each of its tables, ascending."""
+    found: dict[Place, Sequence[int]] = {}
+    first = 0
+    for piece in source.pieces:
+        last = first + piece.rows
+        if isinstance(source.rows, range):  # of step 1, as slices of a split are
+            inside: Sequence[int] = range(max(source.rows.start - first, 0), max(min(source.rows.stop, last) - first, 0))
+        else:
+            inside = [row - first for row in source.rows if first <= row < last]
+        found[place_of(section, piece)] = inside
+        first = last
+    return found
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """
+    >>> _common(range(2, 8), range(6, 20)), _common([1, 5, 9], range(4, 9))
+    (2, 1)
+    """
+    if isinstance(a, range) and isinstance(b, range):
+        return max(0, min(a.stop, b.stop) - max(a.start, b.start))
+    theirs = b if isinstance(b, range) else frozenset(b)
+    return sum(row in theirs for row in a)

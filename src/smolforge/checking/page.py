@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smolforge.checking import Check
 from smolforge.checking.findings import Finding
-from smolforge.checking.lines import COLUMNS, facts, happened, verdict
+from smolforge.checking.lines import COLUMNS, by_lists, facts, happened, verdict
 from smolforge.checking.looking import PARTS
 from smolforge.checking.mask import Kind, Shown
 from smolforge.checking.measures import SourceFacts, held_shares, scored_shares
@@ -82,7 +82,7 @@ def _mixture(sources: Sequence[SourceFacts]) -> Html:
     rows = []
     for one, scored in zip(sources, scored_shares(sources)):
         passes = "–" if one.epochs is None else f"{one.epochs:,.1f}"
-        size = "stream" if one.rows is None else f"{one.rows:,}"
+        size = "stream" if one.rows is None else f"{one.rows:,}{by_lists(one)}"
         rows.append(
             (
                 one.label, one.modality or "–", f"{one.share:.1%}", f"{one.came:.1%}", f"{scored:.1%}", size, passes,
