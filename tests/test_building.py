@@ -31,7 +31,7 @@ from smolforge.cli.parser import _verb
 from smolforge.data.processor import load_renderer
 from smolforge.data.sources.scenes import scene
 from smolforge.data.tokenizer import CHAT_TEMPLATE, FAMILY_TOKENS, added_tokens, train_tokenizer
-from smolforge.errors import ModelError
+from smolforge.errors import CheckpointError, ModelError
 from smolforge.loading import load
 from smolforge.model.build import load_model, quiet, shape_config
 from smolforge.model.presets import PRESETS
@@ -405,7 +405,7 @@ def test_other_refusals(change: Callable[[dict[str, str], Path], dict[str, str]]
 def test_a_folder_with_something_in_it_stays(parts, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ModelError, match="mine: is not empty; choose another folder"):
+    with pytest.raises(CheckpointError, match=r"mine: holds other files \(thesis.tex\); choose an empty folder"):
         build(tmp_path / "mine", **parts)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from smolforge.cli import build_parser, main
+from smolforge.cli import build_parser, main, parse
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -261,3 +261,26 @@ def test_rows_named_with_brackets_are_shown_whole(tmp_path, capsys):
 
     Tracking(tmp_path, steps=1, first=0, speak=True).say("rows.jsonl[cat]: [/data/a.jpg] is missing")
     assert "rows.jsonl[cat]: [/data/a.jpg] is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train r.yaml run.steps=3 --tiny --set run.log_every=1",
+        "train r.yaml --tiny run.steps=3 --set run.log_every=1",
+        "train --tiny r.yaml --set run.steps=3 --set run.log_every=1",
+        "check r.yaml --sample 5 run.steps=3 run.log_every=1",
+        "estimate r.yaml --gpu L4 run.steps=3 --set run.log_every=1",
+        "data prepare r.yaml out --rows 3 run.steps=3 run.log_every=1",
+        "data dedupe r.yaml --distance 4 run.steps=3 run.log_every=1",
+    ],
+)
+def test_settings_stand_anywhere_behind_the_recipe(words):
+    assert sorted(parse(build_parser(), words.split()).overrides) == ["run.log_every=1", "run.steps=3"]
+
+
+@pytest.mark.parametrize("words", ["train r.yaml --tiny oops", "train r.yaml --stpes=3", "doctor run.steps=3"])
+def test_other_words_are_still_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        parse(build_parser(), words.split())
+    assert "unrecognized arguments" in capsys.readouterr().err

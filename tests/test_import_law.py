@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1] / "src" / "smolforge"
 
 # room or module -> its floor; a module may import from lower floors, and from its own room.
 FLOORS = {
-    "errors": 0, "records": 0, "recipe": 0, "hub": 0, "files": 0, "lock": 0, "store": 0, "machine": 0,
+    "errors": 0, "records": 0, "recipe": 0, "hub": 0, "files": 0, "folders": 0, "lock": 0, "parent": 0, "store": 0, "machine": 0,
+    "terminal": 0,
     "data": 1, "model": 1,
     "loading": 2, "objectives": 3, "generation": 3, "scoring": 3, "description": 3,
     "training": 4, "evals": 4,
@@ -24,6 +25,7 @@ FLOORS = {
 NEIGHBOURS = {
     ("model", "data.batch"),  # the row's type
     ("recipe", "errors"), ("lock", "errors"), ("store", "errors"), ("hub", "errors"), ("records", "errors"),
+    ("folders", "errors"),
 }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def test_what_cannot_be_merged_ends_in_one_line(run, tiny, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     assert main(["merge", str(run), str(tmp_path / "mine")]) == 1
-    assert "mine: is not empty; choose another folder" in capsys.readouterr().err
+    assert "mine: holds other files (thesis.tex); choose an empty folder" in capsys.readouterr().err
 
 
 def test_the_verb_says_what_it_looked_at(run, tmp_path, capsys):

@@ -25,6 +25,7 @@ from smolforge.data.tokenizer import (
     write_processor,
 )
 from smolforge.errors import ModelError
+from smolforge.folders import refuse_others
 from smolforge.hub import local_folder
 from smolforge.model.build import (
     Tower,
@@ -37,7 +38,7 @@ from smolforge.model.build import (
     read_vision_config,
     weight_files,
 )
-from smolforge.model.presets import PRESETS, Shape
+from smolforge.model.presets import PRESETS, Shape, refuse_unknown
 from smolforge.training.checkpoint import processor_files, save_model
 
 CONFIG_FILES = ("*.json", "*.txt", "*.jinja")
@@ -137,13 +138,12 @@ def build(
         seed: of the connector, of the new token rows, and of what else is fresh.
 
     Raises:
-        ModelError: a part cannot be read, the parts do not fit together, or `out` is a file or not empty.
-        CheckpointError: the disk is full or not writable.
+        ModelError: a part cannot be read, the parts do not fit together, or `out` is a file.
+        CheckpointError: `out` is not empty, or the disk is full or not writable.
     """
     if out.exists() and not out.is_dir():
         raise ModelError("is a file, and a model is a folder", where=out, mend="choose another place")
-    if out.exists() and any(out.iterdir()):
-        raise ModelError("is not empty", where=out, mend="choose another folder")
+    refuse_others(out)
     plan = plan_model(vision, text, preset, changes or Changes())
     shape, notes = plan.shape, list(plan.notes)
     tower, decoder = None, None
@@ -224,8 +224,7 @@ def plan_model(vision: str | None, text: str | None, preset: str | None, changes
 
 
 def _preset(name: str | None, vision: str | None, text: str | None) -> Shape | None:
-    if name is not None and name not in PRESETS:
-        raise ModelError(f"no preset {name}", mend=f"presets are {', '.join(PRESETS)}")
+    refuse_unknown(name)
     if name is None and (vision is None or text is None):
         left_out = " and ".join(part for part, given in (("--vision", vision), ("--text", text)) if given is None)
         raise ModelError(f"{left_out} left out, and no preset", mend="say what shape fresh weights have: --preset smolvlm-256m")

@@ -12,6 +12,7 @@ from smolforge.data.batch import collate
 from smolforge.data.pipeline import prepare
 from smolforge.data.sources.scenes import scene
 from smolforge.errors import ModelError
+from smolforge.folders import refuse_others
 from smolforge.hub import local_folder
 from smolforge.loading import Loaded, base_folder, load, merge
 from smolforge.model.adapters import base_of, is_adapter, load_adapters, read_about
@@ -53,14 +54,13 @@ def merge_run(run: str, out: Path, *, dtype: str | None = None) -> Merged:
         dtype: of the saved weights, "float32" or "bfloat16"; the base model's when left out.
 
     Raises:
-        ModelError: no adapters there, `out` is not empty, or the merged model says something else.
-        CheckpointError: the disk is full or not writable.
+        ModelError: no adapters there, or the merged model says something else.
+        CheckpointError: `out` is not empty, or the disk is full or not writable.
     """
     folder = local_folder(run)
     if not is_adapter(folder):
         raise ModelError("holds no adapters", where=run, mend="a model trained as a whole is whole already: use it as it is")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError("is not empty", where=out, mend="choose another folder")
+    refuse_others(out)
     base = base_folder(folder)
     chosen = dtype or _dtype_of(base)
     loaded = load(run, dtype="float32", device="cpu")

@@ -20,10 +20,12 @@ from smolforge.loading import load
 from smolforge.recipe import Recipe, parse_recipe
 from smolforge.tiny import assemble_tiny
 from smolforge.training.loop import train
+from smolforge.training.place import claim
 
 HELD_OUT = 200  # captions that are scored
 LONGEST = 64  # tokens of a caption, with room to spare: three objects take 34
 SFT_STEPS, DPO_STEPS = 240, 80
+KEPT = ("start", "sft", "evaluation")  # in the folder of the second run
 
 
 def quickstart(folder: Path, *, steps: int = SFT_STEPS, dpo_steps: int = DPO_STEPS) -> dict[str, Any]:
@@ -37,12 +39,13 @@ def quickstart(folder: Path, *, steps: int = SFT_STEPS, dpo_steps: int = DPO_STE
         object) and seconds.
     """
     start = folder / "start"
+    claim(dpo_recipe(folder, steps=dpo_steps), KEPT)  # both runs are written there: known before the first
     if not start.is_dir():
         assemble_tiny(start)
     results = folder / "evaluation"
     metrics = {"before": measure(start, results / "untrained") | {"seconds": 0.0}}
     for stage, recipe in (("sft", sft_recipe(folder, steps=steps)), ("dpo", dpo_recipe(folder, steps=dpo_steps))):
-        run = train(recipe)
+        run = train(recipe, beside=KEPT)
         if not (run / "summary.json").is_file():
             raise UserError("stopped before its end", where=run, mend="the same command goes on from there")
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))

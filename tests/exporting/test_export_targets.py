@@ -11,7 +11,7 @@ import torch
 
 from smolforge import exporting as room
 from smolforge.data.sources.scenes import scene
-from smolforge.errors import ModelError, UserError
+from smolforge.errors import CheckpointError, ModelError, UserError
 from smolforge.exporting import export, gguf, llama_cpp, mlx, onnx
 from smolforge.exporting.agreement import agree, ask, expect, questions
 from smolforge.loading import load
@@ -139,7 +139,7 @@ def test_what_cannot_be_exported_ends_in_one_line(seeing: Path, tmp_path: Path) 
         export(str(seeing), tmp_path / "out", to="gguf", dtype="q4_0")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ModelError, match="mine: is not empty; choose another folder"):
+    with pytest.raises(CheckpointError, match=r"mine: holds other files \(thesis.tex\); choose an empty folder"):
         export(str(seeing), tmp_path / "mine", to="onnx")
 
 

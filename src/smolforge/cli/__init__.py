@@ -10,14 +10,15 @@ import sys
 from collections.abc import Sequence
 
 from smolforge.cli.parser import build_parser
+from smolforge.cli.settings import parse
 from smolforge.errors import UserError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "main", "parse"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; errors a user can mend become one line on standard error."""
-    options = build_parser().parse_args(arguments)
+    options = parse(build_parser(), arguments)
     try:
         return options.run(options)
     except (UserError, OSError, KeyboardInterrupt) as error:

@@ -41,6 +41,15 @@ def add(verbs: argparse._SubParsersAction, make: Callable[..., argparse.Argument
 
 
 def build(options: argparse.Namespace) -> int:
+    from smolforge.folders import refuse_others
+    from smolforge.hub import folder_here
+    from smolforge.model.presets import refuse_unknown
+
+    refuse_others(options.out)
+    refuse_unknown(options.preset)
+    for part in (options.vision, options.text):
+        if part is not None:
+            folder_here(part)
     print("loading PyTorch", file=sys.stderr)
     from smolforge import building
 

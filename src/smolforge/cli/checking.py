@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from smolforge.cli.settings import add_settings
+
 
 def add(verbs: argparse._SubParsersAction, make: Callable[..., argparse.ArgumentParser]) -> None:
     """Build the verb's arguments."""
@@ -17,8 +19,7 @@ def add(verbs: argparse._SubParsersAction, make: Callable[..., argparse.Argument
         "smolforge check recipes/mixture.yaml --sample 50 --out check.html", "smolforge check recipes/scenes.yaml --json",
     )  # fmt: skip
     verb.add_argument("recipe", help="YAML file; its model needs its tokenizer, no weights")
-    verb.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings to change")
-    verb.add_argument("--set", nargs="+", default=[], metavar="key=value", help="the same")
+    add_settings(verb)
     verb.add_argument("--tiny", action="store_true", help="with a tiny model on a few drawn rows of each source")
     verb.add_argument("--sample", type=_above_zero, default=200, help="rows of each source (default: %(default)s)")
     verb.add_argument(
@@ -31,20 +32,22 @@ def add(verbs: argparse._SubParsersAction, make: Callable[..., argparse.Argument
 def check(options: argparse.Namespace) -> int:
     from smolforge.recipe import load_recipe
 
-    overrides = [*options.overrides, *options.set]
-    recipe = load_recipe(options.recipe, overrides)  # before torch is imported: a misspelt key answers at once
+    recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: a misspelt key answers at once
     if options.tiny:
         from smolforge.tiny import shrink
 
         steps = [f"run.steps={recipe.run.steps}"] if recipe.run.steps else []  # in 20 steps no rare source comes up
-        recipe = shrink(options.recipe, [*overrides, *steps])
+        recipe = shrink(options.recipe, [*options.overrides, *steps])
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from smolforge.checking import check
     from smolforge.checking.lines import lines, verdict
     from smolforge.checking.page import default_page, write_page
+    from smolforge.report.page import claim_page
 
+    out = options.out or default_page(recipe)
+    claim_page(out)
     screen = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
@@ -54,7 +57,7 @@ def check(options: argparse.Namespace) -> int:
             bar.update(task, description=doing, completed=done, total=of)
 
         found = check(recipe, sample=options.sample, seconds=options.seconds, tell=tell)
-    page = write_page(found, options.out or default_page(recipe))
+    page = write_page(found, out)
     if options.json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
     else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smolforge.cli.settings import add_settings
 from smolforge.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from smolforge.recipe import DataSection
 
 EXAMPLES = 5  # in the summary
+DUPLICATES, OVERLAP = "duplicates", "overlap"  # in the names of lists
 
 
 def add(verbs: Any, make: Callable[..., argparse.ArgumentParser]) -> None:
@@ -54,7 +58,7 @@ def add(verbs: Any, make: Callable[..., argparse.ArgumentParser]) -> None:
 
 def _what(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("what", metavar="RECIPE_OR_SOURCE", help="YAML recipe, or a source by name, file, folder or Hub name")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the recipe to change")
+    add_settings(verb)
     verb.add_argument("--split", default="train", help="split and slice of a source, such as train[:10%%] (default: %(default)s)")
     verb.add_argument("--name", help="configuration of a source that has several")
     verb.add_argument("--out", type=Path, metavar="LIST", help="the list, JSON Lines; a page is written beside it")
@@ -66,9 +70,11 @@ def _what(verb: argparse.ArgumentParser) -> None:
 
 def dedupe(options: argparse.Namespace) -> int:
     from smolforge.curating.dedupe import find_duplicates
+    from smolforge.curating.lists import claim_list
     from smolforge.curating.reading import open_tables, picture_store
 
     sections, cache, max_pixels = _sections(options)
+    claim_list(_list_of(options, DUPLICATES), sections)
     tables = open_tables(sections)
     with _Progress("comparing", sum(len(table.source.rows) for table in tables)) as tick:
         findings = find_duplicates(
@@ -76,16 +82,18 @@ def dedupe(options: argparse.Namespace) -> int:
             max_pixels=max_pixels, tick=tick,
         )  # fmt: skip
     settings = [("by", options.by), ("bits", str(options.distance)), ("similarity", str(options.similarity))]
-    _show(options, findings, tables, "duplicates", settings)
+    _show(options, findings, tables, DUPLICATES, settings)
     return 0
 
 
 def decontaminate(options: argparse.Namespace) -> int:
     from smolforge.curating.against import open_against
     from smolforge.curating.decontaminate import find_overlaps
+    from smolforge.curating.lists import claim_list
     from smolforge.curating.reading import open_tables, picture_store
 
     sections, cache, max_pixels = _sections(options)
+    claim_list(_list_of(options, OVERLAP), sections)
     tables = open_tables(sections)
     against = [one for what in options.against for one in open_against(what, split=options.against_split, data=options.data)]
     total = sum(len(table.source.rows) for table in tables) + sum(len(one.rows) for one in against)
@@ -100,7 +108,7 @@ def decontaminate(options: argparse.Namespace) -> int:
             tick=tick,
         )
     settings = [("against", ", ".join(f"{one.name} ({len(one.rows):,} rows)" for one in against)), ("by", options.by)]
-    _show(options, findings, tables, "overlap", settings)
+    _show(options, findings, tables, OVERLAP, settings)
     return 0
 
 
@@ -122,6 +130,14 @@ def _sections(options: argparse.Namespace) -> tuple[tuple[DataSection, ...], Pat
     )
 
 
+def _name(options: argparse.Namespace) -> str:
+    return Path(options.what.rstrip("/")).stem or "data"
+
+
+def _list_of(options: argparse.Namespace, kind: str) -> Path:
+    return options.out or Path(f"{_name(options)}.{kind}.jsonl")
+
+
 def _show(
     options: argparse.Namespace, findings: Findings, tables: list[Table], kind: str, settings: list[tuple[str, str]]
 ) -> None:
@@ -132,11 +148,12 @@ def _show(
 
     from smolforge.curating.lists import entry, write_list
     from smolforge.curating.page import findings_page
+    from smolforge.curating.reading import row_name
     from smolforge.report.page import save
 
-    name = Path(options.what.rstrip("/")).stem or "data"
-    out = write_list(options.out or Path(f"{name}.{kind}.jsonl"), findings.removals, tables)
-    title = {"duplicates": f"Near-duplicates in {name}", "overlap": f"Overlap of {name} with evaluations"}[kind]
+    name = _name(options)
+    out = write_list(_list_of(options, kind), findings.removals, tables)
+    title = {DUPLICATES: f"Near-duplicates in {name}", OVERLAP: f"Overlap of {name} with evaluations"}[kind]
     shown = save(out.with_suffix(".html"), findings_page(title, findings, tables, [("list", str(out)), *settings]))
 
     console, gone = Console(), Counter(one.source for one in findings.removals)
@@ -153,17 +170,30 @@ def _show(
     for one in findings.removals[:EXAMPLES]:
         told = entry(one, tables[one.source])
         near = [f"{key} {told[key]}" for key in ("distance", "similarity") if told[key] is not None]
-        lines.append(f"  {told['source']}[{told['row']}] is {told['of']} ({', '.join(near)})")
+        lines.append(f"  {row_name(tables[one.source].source, one.index)} is {told['of']} ({', '.join(near)})")
     skips = findings.skips
     lines += [f"{why}: {count:,}, such as {'; '.join(skips.names[why])}" for why, count in skips.counts.items()]
     lines += [f"list: {out}", f"page: {shown}"]
     if gone:
-        settings_ = " ".join(f"data.{number}.exclude=[{out}]" for number in sorted(gone))
+        settings_ = " ".join(_setting(number, [*tables[number].section.exclude, out]) for number in sorted(gone))
         lines.append(f"to leave these rows out: smolforge train RECIPE {settings_}")
     else:
         lines.append("nothing to leave out")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _setting(number: int, lists: list[Path]) -> str:
+    """An entry's lists as they are typed: all of them, as the setting takes the place of the recipe's.
+
+    >>> _setting(0, [Path("old.jsonl"), Path("new.jsonl"), Path("old.jsonl")])
+    "'data.0.exclude=[old.jsonl, new.jsonl]'"
+    """
+    import yaml
+
+    names = list(dict.fromkeys(map(str, lists)))
+    value = yaml.safe_dump(names, default_flow_style=True, allow_unicode=True, width=math.inf).strip()
+    return shlex.quote(f"data.{number}.exclude={value}")
 
 
 class _Progress:

@@ -10,6 +10,7 @@ from smolforge.cli.building import add as add_build
 from smolforge.cli.checking import add as add_check
 from smolforge.cli.data import add as add_data
 from smolforge.cli.evaluating import evaluate
+from smolforge.cli.settings import add_settings
 from smolforge.cli.verbs import (
     compare,
     describe,
@@ -51,13 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = _verb(
         verbs, train, "run a recipe, or go on with it",
-        "smolforge train recipes/captions.yaml data.0.source=my_pictures",
+        "smolforge train recipes/captions.yaml data.0.source=my_pictures eval.data.0.source=my_pictures",
         "smolforge train recipes/captions.yaml model.dtype=bfloat16 batch.row_tokens=4096 run.dir=runs/mine",
         "smolforge train recipes/smolvlm2-256m-vision.yaml --set run.steps=20 --tiny",
     )  # fmt: skip
     verb.add_argument("recipe", help="YAML file; recipes/ holds examples")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, such as run.steps=100")
-    verb.add_argument("--set", nargs="+", default=(), metavar="key=value", help="the same")
+    add_settings(verb)
     verb.add_argument(
         "--tiny", action="store_true",
         help="try the recipe: a model of a million parameters on a few drawn rows of each source, 20 steps, in runs/tiny",
@@ -162,7 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
         "smolforge estimate recipes/smolvlm2-256m-vision.yaml model.name=smolvlm2-256m --gpu A100-40GB --devices 64",
     )  # fmt: skip
     verb.add_argument("recipe", help="YAML file; its model may be a preset, such as smolvlm-256m")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
+    add_settings(verb)
     verb.add_argument("--gpu", metavar="NAME", help="a GPU by name, such as L4 or RTX 3060 (default: this machine)")
     verb.add_argument("--compare", action="store_true", help="all methods side by side, and the longest row that fits")
     verb.add_argument(

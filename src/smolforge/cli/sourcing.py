@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from smolforge.cli.settings import add_settings
 from smolforge.errors import DataError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def add_preview(verbs: argparse._SubParsersAction, make: Callable[..., argparse.
 def preview(options: argparse.Namespace) -> int:
     from smolforge.data.sources.tables import named
     from smolforge.recipe import DataSection
+    from smolforge.report.page import claim_page
     from smolforge.sourcing.listing import show
     from smolforge.sourcing.preview import look, shown
 
@@ -86,6 +88,8 @@ def preview(options: argparse.Namespace) -> int:
         source=options.source, name=options.name, split=options.split or first, fixture=options.fixture, dir=options.dir,
         revision=options.revision, prompt=options.prompt,
     )  # fmt: skip
+    if options.out:
+        claim_page(options.out)
     found = look(section, options.rows)
     show(shown(found))
     if options.name is None and found.section.name is not None and known:
@@ -130,7 +134,7 @@ def download(options: argparse.Namespace) -> int:
     _print_plan(plan, files=len(plan.files) if options.all else MOST_FILES if options.dry_run else 0)
     if options.dry_run:
         return 0
-    if plan.missing or plan.unpack:
+    if plan.missing or plan.unpack or plan.gone:
         _confirm(plan, yes=options.yes)
         with _Bar("fetching", plan.to_fetch + plan.to_unpack) as bar:
             done = fetch(plan, tick=bar.tick, told=bar.say)
@@ -166,6 +170,8 @@ def _print_plan(plan: Plan, *, files: int) -> None:
     print(f"here already: {here:,}; to fetch: {len(plan.missing):,}, {size(plan.to_fetch)}{unpacked}; free: {size(plan.free)}")
     for name in plan.damaged:
         print(f"damaged or changed here, fetched anew: {name}")
+    for name in plan.gone:
+        print(f"no longer in the dataset, removed here: {name}")
     if parts := plan.split_archives:
         print(f"{len(parts)} files are parts of archives that are not unpacked here, such as {parts[0]}: join them with cat")
 
@@ -173,11 +179,12 @@ def _print_plan(plan: Plan, *, files: int) -> None:
 def _confirm(plan: Plan, *, yes: bool) -> None:
     from smolforge.sourcing.disk import size
 
-    if yes or not plan.to_fetch:
+    if yes or not (plan.to_fetch or plan.gone):
         return
     if not sys.stdin.isatty():
         raise DataError("nobody to ask", where=str(plan.folder), mend="say --yes to fetch it")
-    if input(f"Fetch {size(plan.to_fetch)} into {plan.folder}? [y/N] ").strip().lower() not in ("y", "yes"):
+    less = f" and remove {len(plan.gone):,} files" if plan.gone else ""
+    if input(f"Fetch {size(plan.to_fetch)} into {plan.folder}{less}? [y/N] ").strip().lower() not in ("y", "yes"):
         raise DataError("not fetched", where=str(plan.folder), mend="answer y, or say --yes")
 
 
@@ -185,17 +192,17 @@ def _print_done(plan: Plan, done: Fetched) -> None:
     from smolforge.sourcing.disk import size
 
     print(f"fetched {done.files:,} files, {size(done.bytes)} in {done.seconds:.0f} s; every hash is the Hub's")
+    if done.removed:
+        print(f"removed {done.removed:,} files that are no longer in the dataset")
     for name, unpacked in done.unpacked.items():
         kept = f"; {unpacked.kept:,} other files of the same name were here and stay" if unpacked.kept else ""
-        print(f"unpacked {name}: {unpacked.files:,} files, {size(unpacked.bytes)}{kept}")
+        gone = f"; {unpacked.removed:,} files that it no longer holds were removed" if unpacked.removed else ""
+        print(f"unpacked {name}: {unpacked.files:,} files, {size(unpacked.bytes)}{kept}{gone}")
 
 
 def _usage(source: str, plan: Plan) -> str:
-    if plan.known:
-        return (
-            f"in a recipe: {{source: {source}, dir: {plan.folder}}}; to look: smolforge data preview {source} --dir {plan.folder}"
-        )
-    return f"in a recipe: {{source: {plan.folder}}}; to look: smolforge data preview {plan.folder}"
+    """By its name and not as a folder of the user's own, whose rows may name any file on this machine."""
+    return f"in a recipe: {{source: {source}, dir: {plan.folder}}}; to look: smolforge data preview {source} --dir {plan.folder}"
 
 
 class _Bar:
@@ -234,7 +241,7 @@ def add_prepare(verbs: argparse._SubParsersAction, make: Callable[..., argparse.
     )  # fmt: skip
     verb.add_argument("recipe", help="YAML file")
     verb.add_argument("out", metavar="OUT", type=Path, help="folder; an interrupted preparation goes on there")
-    verb.add_argument("--set", nargs="+", default=(), metavar="key=value", help="settings of the recipe to change")
+    add_settings(verb)
     verb.add_argument("--rows", type=int, metavar="N", help="the first N rows of each source; streams need it")
 
 
@@ -245,7 +252,7 @@ def prepare(options: argparse.Namespace) -> int:
 
     if options.rows is not None and options.rows < 1:
         raise DataError("no rows to prepare", where=f"--rows {options.rows}", mend="give 1 or more")
-    done = write(load_recipe(options.recipe, options.set), options.out, rows=options.rows)
+    done = write(load_recipe(options.recipe, options.overrides), options.out, rows=options.rows)
     for one in done.sources:
         there = "" if one.fresh else ", there already"
         print(f"{one.source}: {one.rows:,} rows, {one.tokens:,} tokens, {one.tiles:,} tiles, {size(one.bytes)}{there}")

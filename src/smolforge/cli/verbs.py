@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolforge.errors import UserError
@@ -33,13 +34,15 @@ def quickstart(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     from smolforge.recipe import load_recipe
 
-    overrides = (*options.overrides, *options.set)
-    recipe = load_recipe(options.recipe, overrides)  # before torch is imported: a misspelt key answers at once
+    recipe = load_recipe(options.recipe, options.overrides)  # before torch is imported: a misspelt key answers at once
     if options.tiny:
         from smolforge.tiny import shrink
 
-        recipe = shrink(options.recipe, overrides)
+        recipe = shrink(options.recipe, options.overrides)
         print("tiny: the same run with a model of a million parameters, on a few drawn rows of each source", file=sys.stderr)
+    from smolforge.training.place import claim
+
+    claim(recipe)
     print(f"loading {recipe.model.name}", file=sys.stderr)
     from smolforge.report import write_report
     from smolforge.training.loop import train
@@ -52,8 +55,10 @@ def train(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     import smolforge
+    from smolforge.hub import folder_here
     from smolforge.recipe import ImagesSection
 
+    folder_here(options.model)  # before torch is imported: a misspelt folder answers at once
     images = ImagesSection(longest_edge=options.longest_edge)
     model = smolforge.load(options.model, dtype=options.dtype, device=options.device, images=images)
     _tell(model)
@@ -75,7 +80,12 @@ def _tell(model: Loaded) -> None:
 
 def score(options: argparse.Namespace) -> int:
     import smolforge
+    from smolforge.folders import claim_file
+    from smolforge.hub import folder_here
 
+    folder_here(options.model)
+    if options.out and not (options.out.is_char_device() or options.out.is_fifo()):
+        claim_file(options.out, "list of scores", _is_scores)
     model = smolforge.load(options.model, dtype=options.dtype, device=options.device)
     _tell(model)
     results = smolforge.score(model, options.data, split=options.split, prompt=options.prompt)
@@ -95,6 +105,17 @@ def score(options: argparse.Namespace) -> int:
     if failed:
         print(f"smolforge: {failed} of {total} records could not be scored; their lines say why", file=sys.stderr)
     return int(failed == total > 0)
+
+
+def _is_scores(file: Path) -> bool:
+    """Whether `score` wrote a file, by its first line; an empty one is what is left where no record could be scored."""
+    with file.open("rb") as lines:
+        first = lines.readline()
+    try:
+        line = json.loads(first or b'{"id": "", "error": ""}')
+    except ValueError:  # no JSON, or no text
+        return False
+    return isinstance(line, dict) and line.keys() <= {"id", "responses", "changes", "error"} and len(line) > 1
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -132,16 +153,36 @@ def estimate(options: argparse.Namespace) -> int:
     if options.devices:
         return _estimate_many(options, recipe)
     import smolforge
-    from smolforge.estimating.comparing import compare
-    from smolforge.estimating.tables import lines, table
+    from smolforge.estimating.tables import lines
 
-    if not options.compare:
-        print("\n".join(lines(smolforge.estimate(recipe, gpu=options.gpu), steps=recipe.run.steps)))
-        return 0
-    told = compare(recipe, gpu=options.gpu, say=lambda name: print(f"rehearsing {name}", file=sys.stderr))
-    written = told[0].estimate
-    assert written is not None, "what refuses the recipe itself raises"
-    print("\n".join([*lines(written, steps=recipe.run.steps), "", *table(told)]))
+    if options.compare:
+        return _compare_methods(options, recipe)
+    print("\n".join(lines(smolforge.estimate(recipe, gpu=options.gpu), steps=recipe.run.steps)))
+    return 0
+
+
+def _compare_methods(options: argparse.Namespace, recipe: Recipe) -> int:
+    """Real shapes take minutes, so each method's line is printed when it is known."""
+    from rich.console import Console
+
+    from smolforge.estimating.comparing import compare
+    from smolforge.estimating.tables import TABLE_HEAD, lines, table_line
+
+    waiting = Console(stderr=True).status("")  # on a terminal alone, and gone before a line is printed
+
+    def say(name: str) -> None:
+        waiting.update(f"rehearsing {name}")
+        waiting.start()
+
+    try:
+        for number, one in enumerate(compare(recipe, gpu=options.gpu, say=say)):
+            waiting.stop()
+            if number == 0:
+                assert one.estimate is not None, "what refuses the recipe itself raises"
+                print("\n".join([*lines(one.estimate, steps=recipe.run.steps), "", TABLE_HEAD]))
+            print(table_line(one), flush=True)
+    finally:
+        waiting.stop()
     return 0
 
 

@@ -15,6 +15,7 @@ from smolforge.data.render import Renderer
 from smolforge.errors import CheckpointError, ModelError, UserError
 from smolforge.exporting import gguf, llama_cpp, mlx, onnx, onnx_runtime
 from smolforge.exporting.agreement import Agreement, Ask, Question, agree, expect, questions
+from smolforge.folders import refuse_others
 from smolforge.hub import local_folder
 from smolforge.loading import Loaded, base_folder, load, merge
 from smolforge.model.tree import TreeModel
@@ -96,8 +97,8 @@ def export(model: str, out: Path, *, to: str, dtype: str | None = None) -> Expor
 
     Raises:
         UserError: no such target or dtype.
-        ModelError: `out` is not empty, a package is missing, or the program says something else; then nothing is kept.
-        CheckpointError: the disk is full or not writable.
+        ModelError: a package is missing, or the program says something else; then nothing is kept.
+        CheckpointError: `out` is not empty, or the disk is full or not writable.
     """
     if to not in TARGETS:
         raise UserError("no such target", where=to, mend=f"export to {', '.join(TARGETS)}")
@@ -105,8 +106,7 @@ def export(model: str, out: Path, *, to: str, dtype: str | None = None) -> Expor
     chosen = dtype or target.default
     if chosen not in target.dtypes:
         raise UserError(f"no dtype of {to}", where=chosen, mend=f"choose {', '.join(target.dtypes)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError("is not empty", where=out, mend="choose another folder")
+    refuse_others(out)
     target.needed(False)
     loaded = load(model, dtype="float32", device="cpu")
     target.needed(loaded.model.has_vision)
