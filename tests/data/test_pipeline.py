@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smolforge.data.pipeline import Tally, open_stream, prepare
+from smolforge.data.pipeline import open_stream, prepare
 from smolforge.data.processor import load_renderer
 from smolforge.data.sources.fixtures.drawn import clip
+from smolforge.data.tally import Tally
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection, ImagesSection
 

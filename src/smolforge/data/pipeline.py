@@ -6,9 +6,8 @@ cursor is the step number, steps can be prepared ahead by any number of processe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -19,59 +18,20 @@ from smolforge.data.edges import with_edges
 from smolforge.data.exclusion import check_lists
 from smolforge.data.features import FeatureCache
 from smolforge.data.film import held_videos
-from smolforge.data.media import picture_tiles, tile_grid
+from smolforge.data.media import picture_tiles
 from smolforge.data.mix import Mixture
 from smolforge.data.pack import balance, pack, portion
 from smolforge.data.prompts import choose_prompt, varies
 from smolforge.data.render import Example, PlacedImage, Renderer
 from smolforge.data.shares import Part, mixture_tree, source_shares
 from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.tally import Tally
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection, MixtureSection
 from smolforge.records import Record, Response, ResponseKind, fingerprint
 
 T = TypeVar("T")
 LOOKED = 32  # examples that tell how large a step's pixels are
-NAMED = 20  # dropped or changed examples, and reasons, that are named; all are counted
-
-
-@dataclass
-class Tally:
-    """What happened to the examples so far: nothing is dropped or changed in silence."""
-
-    examples: int = 0
-    tokens: int = 0
-    tiles: int = 0
-    tiles_upscaled: int = 0  # tiles the same pictures would take with upscale: true
-    dropped: Counter[str] = field(default_factory=Counter)  # reason -> examples
-    changed: Counter[str] = field(default_factory=Counter)  # what the length policy did -> examples
-    named: list[str] = field(default_factory=list)
-
-    def add(self, other: Tally) -> None:
-        for name in ("examples", "tokens", "tiles", "tiles_upscaled"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.dropped.update(other.dropped)
-        self.changed.update(other.changed)
-        self.named = list(dict.fromkeys(self.named + other.named))[:NAMED]  # a row comes up again in each epoch
-
-    def drop(self, error: DataError, record: str) -> None:
-        self.dropped[error.what] += 1
-        line = str(error)
-        self.named.append(line if line.startswith(record) else f"{record}: {line}")
-
-    def lines(self) -> list[str]:
-        """For the end of a run, one fact a line; empty when there is nothing to tell."""
-        reasons = self.dropped.most_common()
-        lines = [f"dropped {n} examples: {reason}" for reason, n in reasons[:NAMED]]
-        if rest := reasons[NAMED:]:
-            lines.append(f"dropped {sum(n for _, n in rest)} examples for {len(rest)} other reasons")
-        lines += [f"changed {n} examples: {what}" for what, n in self.changed.most_common()]
-        if self.tiles_upscaled > self.tiles:
-            saved = 1 - self.tiles / self.tiles_upscaled
-            lines.append(f"upscale: false saved {saved:.0%} of the tiles ({self.tiles_upscaled} -> {self.tiles})")
-        return lines + [f"  {line}" for line in self.named]
-
-
 FIRST = 4  # rows of a source that are looked at before a run
 
 
@@ -223,7 +183,7 @@ class Stream:
                 except DataError as error:
                     tally.drop(error, name)
                     continue
-                _count(filled[-1][1], tally, name)
+                tally.count(filled[-1][1], name)
             if filled:
                 places = tuple((index, example.num_tokens) for index, example in filled)
                 rows.append(replace(collate([example for _, example in filled]), places=places))
@@ -389,15 +349,3 @@ def _whole(parts: Sequence[tuple[Step, float]]) -> Step:
         tally.add(step.tally)
     rows = tuple(row for step, _ in parts for row in step.rows)
     return Step(rows=rows, tally=tally, waited=sum(seconds for _, seconds in parts), plan=parts[0][0].plan)
-
-
-def _count(example: Example, tally: Tally, name: str) -> None:
-    tally.examples += 1
-    tally.tokens += example.num_tokens
-    for image in example.images:
-        tally.tiles += len(image.starts)
-        full = replace(image.spec, upscale=True)
-        tally.tiles_upscaled += tile_grid(image.picture.width, image.picture.height, full).tiles
-    for change in example.changes:
-        tally.changed[change.split(":")[0]] += 1
-        tally.named.append(f"{name}: {change}")

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from smolforge.data.features import cache_folder
-from smolforge.data.pipeline import NAMED, decode_pictures
+from smolforge.data.pipeline import decode_pictures
 from smolforge.data.render import Example
+from smolforge.data.tally import NAMED
 from smolforge.errors import DataError, ModelError
 from smolforge.evals import pictures
 from smolforge.evals.benchmark import Benchmark, Given, Question

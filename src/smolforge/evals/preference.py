@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from smolforge.data.pipeline import Tally, open_stream
+from smolforge.data.pipeline import open_stream
+from smolforge.data.tally import Tally
 from smolforge.errors import DataError, ModelError
 from smolforge.evals.measures import Measure, Sums, ratio, scores
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from smolforge.data.batch import PackedBatch
-from smolforge.data.pipeline import Stream, Tally
+from smolforge.data.pipeline import Stream
+from smolforge.data.tally import Tally
 from smolforge.errors import TrainingError
 from smolforge.objectives import LossOutput, Sums
 from smolforge.objectives.comparison import Comparison

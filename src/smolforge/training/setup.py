@@ -15,8 +15,9 @@ import torch
 from smolforge.data.identity import Identity, changes, identities
 from smolforge.data.mix import EachOnce
 from smolforge.data.pack import refuse_repeated
-from smolforge.data.pipeline import Stream, Tally, decode_pictures, open_stream
+from smolforge.data.pipeline import Stream, decode_pictures, open_stream
 from smolforge.data.render import Renderer
+from smolforge.data.tally import Tally
 from smolforge.errors import CheckpointError, DataError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, load_tree, merge, run_renderer, same_tokenizer
