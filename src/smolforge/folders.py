@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from smolforge.errors import CheckpointError, UserError
+from smolforge.errors import CheckpointError, UserError, some
 
 NAMED = 3  # files that a refusal names
 
@@ -24,9 +24,7 @@ def refuse_others(folder: Path, own: Callable[[str], bool] = lambda name: False)
         raise CheckpointError("is a file, not a folder", where=folder, mend="choose another place")
     others = sorted(path.name for path in folder.iterdir() if not own(path.name)) if folder.is_dir() else []
     if others:
-        more = f" and {len(others) - NAMED:,} more" if len(others) > NAMED else ""
-        names = ", ".join(others[:NAMED])
-        raise CheckpointError(f"holds other files ({names}{more})", where=folder, mend="choose an empty folder")
+        raise CheckpointError(f"holds other files ({some(others, NAMED)})", where=folder, mend="choose an empty folder")
 
 
 def make(folder: Path, what: str = "") -> None:

@@ -10,7 +10,7 @@ import torch
 
 from smolforge.data.pipeline import pack_rows, prepare
 from smolforge.data.render import Example
-from smolforge.data.sources.tables import Source
+from smolforge.data.sources.source import Source
 from smolforge.errors import DataError
 from smolforge.loading import Loaded
 

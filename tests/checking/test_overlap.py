@@ -10,7 +10,8 @@ import pytest
 from smolforge.checking.overlap import common_tables, doubled
 from smolforge.data.exclusion import Piece
 from smolforge.data.sources import shapes
-from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.sources.source import Source
+from smolforge.data.sources.tables import open_source
 from smolforge.recipe import DataSection
 
 

@@ -12,7 +12,7 @@ from smolforge.checking.sampling import FIRST, draw, first_steps
 from smolforge.data.mix import Mixture
 from smolforge.data.pipeline import Shaping, Stream
 from smolforge.data.sources import shapes
-from smolforge.data.sources.tables import Source
+from smolforge.data.sources.source import Source
 
 SHAPING = Shaping(kinds=frozenset({"target"}))
 

@@ -15,7 +15,8 @@ from smolforge.data.sources import captions, films, llava, m3it, shapes
 from smolforge.data.sources.catalog import SOURCES, modality_of
 from smolforge.data.sources.configs import of_config
 from smolforge.data.sources.fixtures.drawn import ROWS, filmed
-from smolforge.data.sources.tables import Source, named, open_source
+from smolforge.data.sources.source import Source
+from smolforge.data.sources.tables import named, open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Record, Video

@@ -9,7 +9,7 @@ from PIL import Image
 
 from smolforge.data.clean import NAMED, UNREADABLE, Findings, PairRules, clean_pairs
 from smolforge.data.sources import shapes
-from smolforge.data.sources.tables import Source
+from smolforge.data.sources.source import Source
 from smolforge.errors import DataError
 
 ROWS = [

@@ -14,8 +14,9 @@ import pytest
 from smolforge.data.ahead import prepared
 from smolforge.data.sources import stream
 from smolforge.data.sources.fixtures.drawn import picture
+from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import StreamTable, local_parts
-from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError, UserError
 from smolforge.recipe import DataSection
 

@@ -19,7 +19,7 @@ from smolforge.data.pipeline import Stream
 from smolforge.data.processor import load_renderer
 from smolforge.data.render import Example, Node, Renderer
 from smolforge.data.sources.scenes import scene
-from smolforge.data.sources.tables import Source
+from smolforge.data.sources.source import Source
 from smolforge.errors import DataError
 from smolforge.model.attention import tree_attention
 from smolforge.model.build import load_model

@@ -10,7 +10,7 @@ from smolforge.checking.measures import Overlap, same_content
 from smolforge.checking.sampling import Sample
 from smolforge.data.exclusion import Place, place_of
 from smolforge.data.pipeline import Stream
-from smolforge.data.sources.tables import Source
+from smolforge.data.sources.source import Source
 from smolforge.recipe import DataSection, Recipe
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from smolforge.curating.reading import UNOPENED, Readable
 from smolforge.data.sources.files import LISTS
-from smolforge.data.sources.tables import SOURCES, did_you_mean, open_source
-from smolforge.errors import DataError
+from smolforge.data.sources.tables import SOURCES, open_source
+from smolforge.errors import DataError, did_you_mean
 from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.names import TASKS
 from smolforge.evals.rows import Rows, open_rows

@@ -20,7 +20,8 @@ from smolforge.data.exclusion import check_lists, place_of
 from smolforge.data.features import cache_folder
 from smolforge.data.film import frame_pictures, timeline
 from smolforge.data.media import Picture, open_picture
-from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.sources.source import Source
+from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Record, Video

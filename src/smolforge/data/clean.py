@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from smolforge.data.sources.tables import Source
+from smolforge.data.sources.source import Source
 from smolforge.errors import DataError
 from smolforge.records import Media, Record, Video, fingerprint
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from smolforge.data.sources.rows import Chain, placeless
+from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import StreamTable
-from smolforge.data.sources.tables import Source, row_files
+from smolforge.data.sources.tables import row_files
 from smolforge.recipe import DataSection
 from smolforge.records import fingerprint
 

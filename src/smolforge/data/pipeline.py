@@ -24,7 +24,8 @@ from smolforge.data.pack import balance, pack, portion
 from smolforge.data.prompts import choose_prompt, varies
 from smolforge.data.render import Example, PlacedImage, Renderer
 from smolforge.data.shares import Part, mixture_tree, source_shares
-from smolforge.data.sources.tables import Source, open_source
+from smolforge.data.sources.source import Source
+from smolforge.data.sources.tables import open_source
 from smolforge.data.tally import Tally
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection, MixtureSection

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
+from smolforge.errors import did_you_mean
 from smolforge.recipe.adapters import METHODS
 from smolforge.recipe.base import Section
 from smolforge.recipe.whole import Recipe
@@ -31,8 +32,7 @@ def explain(error: ErrorDetails) -> str:
     place = ".".join(str(part) for before, part in zip((None, *loc), loc) if not _is_branch(before, part))
     if error["type"] == "extra_forbidden":
         known = list(_meant(loc[:-1])[0].model_fields)
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        hint = did_you_mean(str(loc[-1]), known, cutoff=0.5) or f"known here: {', '.join(known)}"
         return f"unknown key {place}; {hint}"
     if error["type"] == "missing":
         return f"{place} is missing"
@@ -42,9 +42,8 @@ def explain(error: ErrorDetails) -> str:
         return f"unknown key {place}.{near[0]}; did you mean {tag}?" if near else f"{place}.{tag} is missing"
     if error["type"] == "union_tag_invalid":
         kind, told, names = (str(error["ctx"][key]) for key in ("discriminator", "tag", "expected_tags"))
-        meant = difflib.get_close_matches(told, names.replace(QUOTE, "").split(", "), n=1)
-        hint = f"; did you mean {meant[0]}?" if meant else ""
-        return f"{place}.{kind.strip(QUOTE)} is one of {names} (given: {told!r}){hint}"
+        meant = did_you_mean(told, names.replace(QUOTE, "").split(", "), cutoff=0.6)
+        return "; ".join(filter(None, (f"{place}.{kind.strip(QUOTE)} is one of {names} (given: {told!r})", meant)))
     if error["type"] in ("model_type", "model_attributes_type"):
         return f"{place}: a section is a mapping of settings, not {_called(error['input'])}; {_section_for(error, place)}"
     if error["type"] == "tuple_type":
@@ -57,8 +56,8 @@ def explain(error: ErrorDetails) -> str:
         message = f"should be {SHOULD[error['type']]}"
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         known = error["ctx"]["expected"].replace(" or ", ", ").replace(QUOTE, "").split(", ")
-        if near := difflib.get_close_matches(error["input"], known, n=1):
-            message = f"{message}; did you mean {near[0]}?"
+        if meant := did_you_mean(error["input"], known, cutoff=0.6):
+            message = f"{message}; {meant}"
     given = "" if isinstance(error["input"], dict) else f" (given: {'null' if error['input'] is None else repr(error['input'])})"
     return f"{place}: {message}{given}" if place else message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from smolforge.errors import some
 from smolforge.evals.results import Task
 from smolforge.report.words import FEW, interval, number
 
@@ -24,8 +25,7 @@ def _block(task: Task) -> str:
     percent = {measure: task.measures[measure]["percent"] for measure in said}
     rows = [f"  {m:<{width}}  {number(s.value, percent[m]):>6}  {interval(s, percent[m])}" for m, s in said.items()]
     if unsaid:
-        listed = "; ".join(unsaid[:SHOWN]) + (f" and {len(unsaid) - SHOWN} more" if len(unsaid) > SHOWN else "")
-        rows.append(f"  not defined for these answers: {listed}")
+        rows.append(f"  not defined for these answers: {some(unsaid, SHOWN, between='; ')}")
     skipped = [f"  {_count(rows, 'row')}: {reason}" for reason, rows in task.skipped.items()]
     named = [f"    {line}" for line in task.named[:SHOWN]]
     return "\n".join([head, *rows, *skipped, *named, *(f"  note: {note}" for note in [*task.notes, *_caveats(task)])])

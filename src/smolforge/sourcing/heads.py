@@ -21,7 +21,8 @@ from smolforge.data.sources.configs import is_globbed
 from smolforge.data.sources.files import annotation_table
 from smolforge.data.sources.json_lists import LONGEST, object_places, row_of
 from smolforge.data.sources.rows import Row
-from smolforge.data.sources.tables import Source, annotations_among, split_slice
+from smolforge.data.sources.source import Source
+from smolforge.data.sources.tables import annotations_among, split_slice
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.sourcing.hub_files import Listing, RemoteFile, fits, list_files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 from smolforge.data.sources.catalog import NamedSource
 from smolforge.data.sources.configs import of_config
-from smolforge.errors import DataError
+from smolforge.errors import DataError, did_you_mean
 from smolforge.hub import attempts_held, last_attempt
 
 OURS = ".smolforge"  # folder in a download that holds what we know about it; no file of a repository may lie there
@@ -192,9 +191,9 @@ def _no_config(listing: Listing, name: str) -> list[RemoteFile]:
     folders = {PurePosixPath(file.path).parts[0] for file in listing.files if "/" in file.path}
     there = sorted(listing.configs or folders)
     below = {part for file in listing.files for part in PurePosixPath(file.path).parts[:-1]}
-    near = difflib.get_close_matches(name, sorted({*there, *below}), n=1)
     listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "")
-    mend = f"did you mean {near[0]}?" if near else f"it has {listed}" if there else "leave --name out"
+    near = did_you_mean(name, sorted({*there, *below}), cutoff=0.6)
+    mend = near or (f"it has {listed}" if there else "leave --name out")
     raise DataError(f"no configuration {name}", where=listing.repo, mend=mend)
 
 

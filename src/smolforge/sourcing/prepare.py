@@ -28,8 +28,9 @@ from smolforge.data.media import ImageSpec
 from smolforge.data.pipeline import Shaping
 from smolforge.data.render import Renderer
 from smolforge.data.sources.prepared import SLOT, Row, is_prepared, read_marker, record
+from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import StreamTable
-from smolforge.data.sources.tables import Source, open_source, row_files
+from smolforge.data.sources.tables import open_source, row_files
 from smolforge.errors import DataError
 from smolforge.files import write_whole
 from smolforge.folders import make, refuse_others

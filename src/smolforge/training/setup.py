@@ -18,7 +18,7 @@ from smolforge.data.pack import refuse_repeated
 from smolforge.data.pipeline import Stream, decode_pictures, open_stream
 from smolforge.data.render import Renderer
 from smolforge.data.tally import Tally
-from smolforge.errors import CheckpointError, DataError
+from smolforge.errors import CheckpointError, DataError, some
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, load_tree, merge, run_renderer, same_tokenizer
 from smolforge.model.adapters import BASE, add_adapters, base_fingerprint, is_adapter, refuse_another_base
@@ -233,9 +233,8 @@ def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> 
         before = json.loads(written.read_text(encoding="utf-8"))
     changed = changes_said(before, recipe) if before else []
     if changed:
-        more = f"; and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
         raise CheckpointError(
-            f"holds a run of another recipe ({'; '.join(changed[:NAMED])}{more})",
+            f"holds a run of another recipe ({some(changed, NAMED, between='; ')})",
             where=folder,
             mend="give this one its own run.dir, or delete that run",
         )

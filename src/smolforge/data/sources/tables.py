@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smolforge.data.exclusion import Piece, excluded
 from smolforge.data.features import cache_folder
-from smolforge.data.prompts import Prompt, first_prompt
 from smolforge.data.sources import clips, prepared, scenes, shapes
 from smolforge.data.sources.catalog import SOURCES, NamedSource, name_of
 from smolforge.data.sources.configs import is_called, is_globbed, names_in, of_config
 from smolforge.data.sources.files import LISTS, READERS, annotation_table, local_table, table_of
 from smolforge.data.sources.hub_rows import hub_configs, hub_table
 from smolforge.data.sources.rows import Chain, Row, Table, ToRecord
+from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import ENDLESS, StreamTable, hub_parts, local_parts
-from smolforge.errors import DataError
-from smolforge.recipe import SPLIT, SPLIT_MEND, DataSection, Modality
-from smolforge.records import Media, Message, Part, Record, Video
+from smolforge.errors import DataError, did_you_mean
+from smolforge.recipe import SPLIT, SPLIT_MEND, DataSection
 
 __all__ = [
-    "LISTS", "READERS", "SOURCES", "NamedSource", "Row", "Source", "Table", "ToRecord", "hub_table", "local_table", "named",
+    "LISTS", "READERS", "SOURCES", "NamedSource", "Row", "Table", "ToRecord", "hub_table", "local_table", "named",
     "open_source", "row_files", "split_slice",
 ]  # fmt: skip
 
@@ -34,61 +31,6 @@ DRAWN: dict[str, Callable[[str], Table]] = {
     "scene_pairs": lambda split: scenes.SceneTable(split=split, pairs=True),
     "clips": lambda split: clips.ClipTable(split=split),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """An opened source: rows and the way to read them as records."""
-
-    name: str
-    table: Table
-    rows: Sequence[int]  # numbers of the rows that the split slice and the lists of rows to leave out leave
-    to_record: ToRecord
-    options: dict[str, Any] = field(default_factory=dict)
-    modality: Modality | None = None  # what most rows hold; None: not said
-    prompt: Prompt = None  # the recipe's
-    endless: bool = False  # a stream
-    pieces: tuple[Piece, ...] = ()  # the tables that `table` has one behind the other; none of a stream
-    left_out: int | None = None  # rows of the split slice that lists leave out; None where the recipe names no list
-    roots: tuple[Path, ...] = ()  # folders that relative paths start from: the first that has the file
-    within: tuple[Path, ...] = ()  # folders that strangers' rows may name files in; none: a user's own rows, which may name any
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def size(self) -> str:
-        """Its number of rows in words, and how many lists leave out."""
-        if self.endless:
-            return "stream"
-        return f"{len(self):,} rows" + ("" if self.left_out is None else f" ({self.left_out:,} left out by exclude)")
-
-    def piece(self, index: int) -> tuple[Piece, int]:
-        """The table that a row is of, and its number there."""
-        return _in_pieces(self.pieces, self.rows[index])
-
-    def record(self, index: int, *, prompt: str | None = None) -> Record:
-        """Record of a row.
-
-        Args:
-            prompt: instruction for a row that brings none; the recipe's, of several the first, when left out.
-
-        Raises:
-            DataError: the row cannot be read, or has no known shape.
-        """
-        number = self.rows[index]
-        asked = first_prompt(self.prompt) if prompt is None else prompt
-        try:
-            record = self.to_record(self.table[number], id=str(number), source=self.name, prompt=asked, **self.options)
-        except DataError as error:
-            raise DataError(error.what, where=error.where or f"{self.name}[{number}]", mend=error.mend) from error
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(
-                "a malformed row",
-                where=f"{self.name}[{number}] ({type(error).__name__}: {error})",
-                mend="compare it with the shapes in the documentation",
-            ) from error
-        return _found(record, self.roots, self.within) if self.roots or self.within else record
 
 
 def named(source: str) -> NamedSource | None:
@@ -237,12 +179,6 @@ def _refuse_names(section: DataSection, known: NamedSource | None) -> None:
             raise DataError(f"no configuration {name}", where=section.source, mend=mend)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest of some names, for a message; empty where none is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    return f"did you mean {near[0]}?" if near else ""
-
-
 def _whole(name: str, to_record: ToRecord, parts: Sequence[tuple[Table, dict[str, Any]]], **more: Any) -> Source:
     """Source with all rows of some tables, one behind the other.
 
@@ -253,18 +189,6 @@ def _whole(name: str, to_record: ToRecord, parts: Sequence[tuple[Table, dict[str
     table = tables[0] if len(tables) == 1 else Chain(tables)
     pieces = tuple(Piece(rows=len(one), **called) for one, called in parts)
     return Source(name=name, table=table, rows=range(len(table)), to_record=to_record, pieces=pieces, **more)
-
-
-def _in_pieces(pieces: Sequence[Piece], number: int) -> tuple[Piece, int]:
-    """
-    >>> _in_pieces((Piece(name="a", rows=3), Piece(name="b", rows=2)), 4)
-    (Piece(rows=2, name='b', split='', file=None), 1)
-    """
-    for piece in pieces:
-        if number < piece.rows:
-            return piece, number
-        number -= piece.rows
-    raise IndexError(number)
 
 
 def _of_split(source: Source, known: NamedSource | None, split: str) -> Source:
@@ -443,35 +367,3 @@ def _stream(
     return Source(
         name=section.source, table=table, rows=range(ENDLESS), to_record=to_record, options=options or {}, endless=True
     )  # fmt: skip
-
-
-def _found(record: Record, roots: tuple[Path, ...], within: tuple[Path, ...]) -> Record:
-    """The record with relative paths where their files are: below the first root that has them, else the first of all.
-
-    Raises:
-        DataError: a path outside of the folders that rows may name files in: a row of strangers could have any file here copied
-            into what is shared.
-    """
-    allowed = [os.path.abspath(folder) for folder in within]
-
-    def placed(part: Part) -> Part:
-        if not isinstance(part, Media | Video) or not isinstance(part.ref, Path):
-            return part
-        ref = part.ref
-        if roots and not ref.is_absolute():
-            ref = next((root / ref for root in roots if (root / ref).exists()), roots[0] / ref)
-        if not allowed:
-            return replace(part, ref=ref)
-        # Without following links, which only the user can have put here: `train2017` may be one. Paths that climb are opened as
-        # they were checked, for `link/..` is another folder on the disk than in words.
-        plain = Path(os.path.abspath(ref))
-        if not any(plain.is_relative_to(folder) for folder in allowed):
-            mend = "put the file into `dir` and name it from there; a table of your own, opened by its path, may name any file"
-            raise DataError("a row that names a file outside of its folder", where=f"{record.name}: {str(part.ref)!a}", mend=mend)
-        return replace(part, ref=plain if ".." in ref.parts else ref)
-
-    messages = tuple(
-        Message(role=message.role, content=tuple(map(placed, message.content)), train=message.train)
-        for message in record.messages
-    )
-    return replace(record, messages=messages)
