@@ -28,7 +28,7 @@ from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.sourcing.disk import RESERVE
 from smolforge.sourcing.download import Fetched, Plan, _part, download, plan_download
-from smolforge.sourcing.hub_files import Listing, RemoteFile, wanted
+from smolforge.sourcing.hub_files import OURS, Listing, RemoteFile, wanted
 
 BIG = np.random.default_rng(0).bytes(25_000_000)  # huggingface_hub writes 10 MiB (10,485,760 bytes) at a time
 STEP = 10 * 2**20
@@ -308,8 +308,12 @@ def test_what_a_newer_commit_no_longer_has_and_was_changed_here_is_refused(pets,
     assert (tmp_path / "cats/rows.json").exists()
 
 
-def test_removing_goes_on_after_an_interruption(pets, tmp_path, monkeypatch):
+@pytest.mark.parametrize("turned", [False, True])
+def test_removing_goes_on_after_an_interruption(pets, tmp_path, monkeypatch, turned):
+    """In the order of their names, whichever of them arrived first."""
     get(tmp_path)
+    ledger = tmp_path / OURS / "files.jsonl"
+    ledger.write_text("\n".join(sorted(ledger.read_text().splitlines(), reverse=turned)))
     for name in ("cats/rows.json", "media/photos.zip"):
         del pets.repos[REPO][name]
     pets.commits[REPO] = "b" * 40

@@ -330,13 +330,13 @@ class _Ledger:
         return "damaged" if entry else "foreign"
 
     def gone(self, listing: Listing) -> tuple[str, ...]:
-        """Files that a commit does not have.
+        """Files that a commit does not have, by name: they arrive in any order.
 
         Raises:
             DataError: one of them was changed here.
         """
         there = {file.path for file in listing.files}
-        gone = tuple(path for path in self.known if path not in there and (self.folder / path).exists())
+        gone = tuple(path for path in sorted(self.known) if path not in there and (self.folder / path).exists())
         for path in gone:
             if not self._untouched(self.known[path]):
                 what = f"was changed here, and commit {listing.commit[:12]} no longer has it: it would be read with its files"
