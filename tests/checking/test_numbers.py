@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smolforge.checking import check
+from smolforge.checking import check, renderer_of
 from smolforge.checking.looking import Look, Refusal
 from smolforge.checking.measures import (
     Spread,
@@ -21,6 +21,9 @@ from smolforge.checking.measures import (
     source_facts,
     spread,
 )
+from smolforge.data.pipeline import open_stream
+from smolforge.errors import DataError
+from smolforge.training.chores import about_data
 
 SHARES = {"label": "a", "modality": None, "rows": 10, "share": 1.0, "came": 1.0, "examples": 20.0}
 
@@ -146,6 +149,11 @@ def test_source_facts():
     assert (facts.mean_tokens, facts.mean_scored, facts.needs, facts.epochs) == (33, 1.5, 99, 2.0)
 
 
+def test_the_first_of_equally_common_answers_is_named():
+    words = tuple("abcdefghij")  # a set's order depends on the hash seed
+    assert source_facts([a_look(1, answers=words)], [], **SHARES).commonest == ("a", 1)
+
+
 def test_a_source_that_was_not_met_has_no_numbers():
     facts = source_facts([], [], **SHARES)
     assert (facts.reached, facts.looked, facts.mean_tokens, facts.scored_share) == (False, 0, 0, 0)
@@ -178,3 +186,18 @@ def test_same_content_compares_pictures_and_only_without_them_words():
     trained = [a_look(1, words="w"), a_look(2, media=(), words="text")]
     held = [a_look(1, words="another"), a_look(9, words="w"), a_look(3, media=(), words="text"), a_look(4, media=(), words="w")]
     assert same_content(held, trained) == 2
+
+
+def test_configurations_of_one_source_are_told_apart(recipe):
+    """In the table of shares, in the words before a run, and in what is said of a share that is missing."""
+    entries = [{"source": "the_cauldron", "name": name, "fixture": True} for name in ("ai2d", "chartqa", "chartqa")]
+    asked = recipe(*entries)
+    shares = [line.split("  ")[2].strip() for line in check(asked, sample=1).tree[2:]]
+    assert shares == ["the_cauldron ai2d", "the_cauldron chartqa", "the_cauldron chartqa #2"]
+    stream = open_stream(asked.data, renderer_of(asked), kinds={"target"}, seed=0)
+    told = next(about_data(asked, stream, stream, steps=4, devices=1))
+    assert told.startswith("the_cauldron ai2d 6 rows, the_cauldron chartqa 6 rows, the_cauldron chartqa #2 6 rows; 4 steps")
+    weights = [section.model_copy(update={"weight": weight}) for section, weight in zip(asked.data, (1.0, None, 1.0))]
+    with pytest.raises(DataError, match="has no weight") as error:
+        open_stream(weights, renderer_of(asked), kinds={"target"}, seed=0)
+    assert error.value.where == "the_cauldron chartqa"

@@ -10,10 +10,12 @@ import sys
 import textwrap
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from smolforge.data import ahead as ahead_module
 from smolforge.data import pipeline
@@ -92,7 +94,10 @@ def test_large_steps_are_made_together_and_one_at_a_time(photos, monkeypatch, tm
     monkeypatch.setattr(Stream, "_share", told)
     steps = photos.steps(0, 9, 16, workers=4)
     assert same(next(steps), plain[0])
-    time.sleep(1)
+    until = time.monotonic() + 300
+    while len(made := [line.split() for line in (tmp_path / "made").read_text().splitlines()]) < 8 and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.5)  # in which nothing of the third may begin
     made = [line.split() for line in (tmp_path / "made").read_text().splitlines()]
     assert sorted(int(number) for number, _ in made) == [*range(8)]
     assert len({process for _, process in made}) == 4
@@ -125,9 +130,15 @@ def fails(number: int) -> int:
 
 def killed(number: int) -> int:
     if number == 1:
-        time.sleep(0.2)  # until number 0 is handed over
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def killed_when_told(number: int, *, folder: Path) -> int:
+    """Number 0 is its process, which is killed at number 1 once the file `go` is there."""
+    while number == 1 and not (folder / "go").exists():
+        time.sleep(0.01)
+    return killed(number) or os.getpid()
 
 
 def wrong(number: int) -> int:
@@ -151,17 +162,19 @@ def test_a_killed_process_is_one_line():
         list(prepared(killed, range(4), workers=1))
 
 
-def test_a_killed_process_is_told_of_where_the_next_step_is_asked_for():
-    """Not in the midst of a training step, where PyTorch's handler of SIGCHLD would raise."""
+def test_a_killed_process_is_told_of_where_the_next_step_is_asked_for(tmp_path, monkeypatch):
+    """Not in the midst of a training step, where PyTorch's handler of SIGCHLD would raise, and not when PyTorch looks by itself:
+    that is every five seconds, here every two minutes."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (120,))
     before = signal.getsignal(signal.SIGCHLD)
-    made = prepared(killed, range(4), workers=1)
-    assert next(made)[0] == 0
+    made = prepared(partial(killed_when_told, folder=tmp_path), range(4), workers=1)
+    process = next(made)[0]
+    (tmp_path / "go").touch()
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)  # a training step, in which the process is killed; its end is not taken
     began = time.monotonic()
-    while time.monotonic() - began < 1:  # a training step, in which the process is killed
-        pass
     with pytest.raises(DataError, match=KILLED):
         next(made)
-    assert time.monotonic() - began < 4  # PyTorch alone would look after five seconds
+    assert time.monotonic() - began < 60
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
@@ -198,7 +211,7 @@ def test_a_program_ends_with_its_processes(tmp_path, make, ask):
     """
     file = tmp_path / "program.py"
     file.write_text(textwrap.dedent(program))
-    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=300)
     assert ("KeyError" in done.stderr) == ("KeyError" in program), done.stderr
     assert done.returncode == ("KeyError" in program)
 

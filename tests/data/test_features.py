@@ -161,7 +161,7 @@ def test_processes_share_a_folder(tmp_path, room):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(600)
         assert process.exitcode == 0
     cache = FeatureCache(folder=tmp_path / "features", max_bytes=limit, dtype=torch.float32)
     found = [number for number in range(40) if (got := cache.get(key(number))) is not None and torch.equal(got, features(number))]

@@ -142,7 +142,7 @@ def test_processes_share_a_file(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(600)
         assert process.exitcode == 0
     one = store(tmp_path)
     assert 90 < len(one) <= 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
+import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -23,7 +23,8 @@ class Hub:
     commits: dict[str, str] = field(default_factory=dict)  # of a repository, when it is not COMMIT
     gated: set[str] = field(default_factory=set)
     card: dict[str, Any] = field(default_factory=dict)
-    slow: float = 0.0  # seconds before each 64 kB
+    hold: dict[str, int] = field(default_factory=dict)  # file -> bytes after which nothing comes until `go`
+    go: threading.Event = field(default_factory=threading.Event)
     cut: dict[str, int] = field(default_factory=dict)  # file -> bytes after which the connection ends, once
     wrong: dict[str, int] = field(default_factory=dict)  # file -> how often another content is sent
     asked: list[tuple[str, str | None]] = field(default_factory=list)  # (file, Range) of each transfer
@@ -94,7 +95,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
                     self.connection.close()
                     return
-                time.sleep(hub.slow)
+                if at >= hub.hold.get(name, len(body)):
+                    hub.go.wait(600)
                 try:
                     self.wfile.write(body[at : at + 65536])
                 except OSError:  # whoever asked was killed

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
+import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from smolforge.recipe import Recipe
+from smolforge.store import Store
+from smolforge.training.checkpoint import UNFINISHED
 
 COUNTED = (40, 1)  # tiles of the rows whose exchanges are counted
 
@@ -22,6 +27,10 @@ def train_apart(recipe: Recipe, environment: dict[str, str]) -> None:
     if limit := int(environment.get("LARGEST_FILE", "0")):  # bytes; what is larger cannot be written, as on a full disk
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if place := environment.get("DIES_IN_SAVE"):
+        die_in_save(*map(int, place.split(",")))
+    if kept := environment.get("DIES_WITH_KEPT"):
+        die_with_kept(int(kept))
     torch.set_num_threads(1)
     from smolforge.model import tree
     from smolforge.training import sharding
@@ -29,6 +38,43 @@ def train_apart(recipe: Recipe, environment: dict[str, str]) -> None:
 
     tree.TILE_CHUNK = sharding.TILE_CHUNK = int(environment.get("TILE_CHUNK", tree.TILE_CHUNK))
     train(recipe)
+
+
+def dies_in_save(step: int, file: int = 3) -> dict[str, str]:
+    """Environment of a process that is killed in the first checkpoint from a step on, before it opens its n-th file (n > 0).
+
+    A process that watches from outside may come too late, on a machine that has other things to do.
+    """
+    return {"DIES_IN_SAVE": f"{step},{file}"}
+
+
+def die_in_save(step: int, file: int) -> None:
+    draft, me = re.compile(rf"step-(\d+){re.escape(UNFINISHED)}/"), os.getpid()
+    opened = 0
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal opened
+        if event != "open" or os.getpid() != me:
+            return
+        found = draft.search(str(arguments[0]))
+        if found and int(found[1]) >= step:
+            opened += 1
+            if opened == file:
+                os.kill(me, signal.SIGKILL)
+
+    sys.addaudithook(note)
+
+
+def die_with_kept(least: int) -> None:
+    """Killed after the commit with which a store has so many values."""
+    put = Store.put
+
+    def put_and_die(store: Store, values: Mapping[str, bytes]) -> None:
+        put(store, values)
+        if len(store) >= least:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Store.put = put_and_die  # type: ignore[method-assign]
 
 
 def count_apart(recipe: Recipe, environment: dict[str, str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from apart import train_apart
+from torch.distributed import TCPStore
 
 from smolforge.recipe import Recipe, parse_recipe
 
@@ -38,6 +39,24 @@ def make_recipe(tiny: Path, tmp_path: Path) -> MakeRecipe:
         return parse_recipe(tree, [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()])
 
     return make
+
+
+@pytest.fixture(scope="module")
+def meeting_place() -> Iterator[Callable[[int], dict[str, str]]]:
+    """Environment of processes of one run. They meet as torchrun's do, at a port that this process holds: one that was only
+    looked for may be taken by another program before they come."""
+    held = []
+
+    def meeting_place(world: int) -> dict[str, str]:
+        held.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+        return {
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(held[-1].port),
+            "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
+        }  # fmt: skip
+
+    yield meeting_place
+    held.clear()
 
 
 @pytest.fixture(scope="module")

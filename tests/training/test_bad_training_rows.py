@@ -168,7 +168,7 @@ def test_rows_that_lists_leave_out_are_told_and_kept(tiny, tmp_path, capsys):
     summary = json.loads((train(recipe) / "summary.json").read_text())
     assert (summary["rows"], summary["left_out"]) == ([7, 100_000], [3, None])
     said = capsys.readouterr().err
-    assert f"{rows} 7 rows (3 left out by exclude), scenes 100,000 rows; 1 steps of 2 examples" in said
+    assert f"{rows} 7 rows (3 left out by exclude), scenes 100,000 rows; 1 step of 2 examples" in said
     assert f"held-out: {held} 3 rows (1 left out by exclude)" in said
     assert "devices" not in said
     stream = open_stream(recipe.data, load_renderer(tiny), kinds={"target"}, seed=0)

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from apart import COUNTED, count_apart, train_apart
+from apart import COUNTED, count_apart, dies_in_save, train_apart
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch.distributed.fsdp import CPUOffloadPolicy
@@ -96,23 +95,43 @@ def make(tiny: Path, module_path: Path) -> Make:
 
 
 @pytest.fixture(scope="module")
-def launch(start_process) -> Launch:
+def launch(start_process, meeting_place) -> Launch:
     """Start a run in several processes; they wait for each other."""
 
     def launch(
-        recipe: Recipe, world: int = 1, how: dict[str, str] = DDP, *, last: dict[str, str] = DDP, act: Act = train_apart
+        recipe: Recipe,
+        world: int = 1,
+        how: dict[str, str] = DDP,
+        *,
+        first: dict[str, str] = DDP,
+        last: dict[str, str] = DDP,
+        act: Act = train_apart,
     ) -> list[BaseProcess]:
         if world == 1:
-            return [start_process(recipe)]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+            return [start_process(recipe, **first)]
         apart = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+        apart[0] |= first
         apart[-1] |= last
+        shared = meeting_place(world)
         return [start_process(recipe, act, **shared, **how, **own) for own in apart]
 
     return launch
+
+
+@pytest.fixture(scope="module")
+def killed(launch: Launch) -> Callable[..., None]:
+    """Run until the first process is killed in a checkpoint; the others are killed right after."""
+
+    def killed(recipe: Recipe, world: int, how: dict[str, str], *, step: int, file: int) -> None:
+        first, *others = launch(recipe, world, how, first=dies_in_save(step, file))
+        first.join(600)
+        assert first.exitcode == -signal.SIGKILL
+        for process in others:
+            process.kill()
+            process.join()
+        assert any((recipe.run.dir / "checkpoints").glob(f"*{UNFINISHED}/*")), "it was not killed in the midst of it"
+
+    return killed
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +140,7 @@ def finished(launch: Launch) -> Callable[..., Path]:
 
     def finished(recipe: Recipe, world: int = 1, how: dict[str, str] = DDP) -> Path:
         for process in launch(recipe, world, how):
-            process.join(300)
+            process.join(600)
             assert process.exitcode == 0
         return recipe.run.dir
 
@@ -185,27 +204,16 @@ def apart(folder: Path, other: Path) -> float:
     return float(total[0] / total[1])
 
 
-def test_killed_and_resumed_by_other_numbers_of_processes(make: Make, launch: Launch, finished) -> None:
+def test_killed_and_resumed_by_other_numbers_of_processes(make: Make, killed, finished) -> None:
     """Two sharded, killed while they save; one, killed; two sharded, killed; one to the end: the steps of a run in one go."""
     settings = {"run": {"steps": 24, "save_every": 2}}
     whole = finished(make("whole", **settings))
     recipe = make("killed", **settings)
-    checkpoints = recipe.run.dir / "checkpoints"
     draw = random.Random(0)
+    checkpoints = recipe.run.dir / "checkpoints"
     for world, target in ((2, 4), (1, 8), (2, 14)):
-        processes = launch(recipe, world, FSDP if world > 1 else DDP)
-        while all(process.is_alive() for process in processes):
-            done = checkpoint_steps(checkpoints)
-            if done and done[-1] >= target and any(checkpoints.glob(f"*{UNFINISHED}/*")):  # in the middle of the next one
-                break
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.01))
-        for process in processes:
-            assert process.is_alive(), "it must be killed, not end by itself"
-            process.kill()
-        for process in processes:
-            process.join()
-        assert checkpoint_steps(checkpoints)[-1] >= target
+        killed(recipe, world, FSDP if world > 1 else DDP, step=target + 1, file=draw.randrange(2, 16))  # in the next one
+        assert checkpoint_steps(checkpoints)[-1] == target
         assert all((checkpoints / name / "state.json").is_file() for name in os.listdir(checkpoints) if UNFINISHED not in name)
     finished(recipe)
     assert not list(checkpoints.glob(f"*{UNFINISHED}"))
@@ -224,7 +232,7 @@ def test_the_tower_is_gathered_once_for_all_chunks_of_a_row(make: Make, launch: 
     tower nothing moves backward."""
     recipe = make(f"counted-{trains}", freeze={"vision": not trains}, run={"gradient_checkpointing": trains})
     for process in launch(recipe, 2, FSDP, act=count_apart):
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     forward, again = TOWER + 1 + LAYERS + 1, TOWER * trains + 1 + LAYERS
     row = {"forward": {"gathers": forward}, "all": {"gathers": forward + again, "sums": again + 1}}
@@ -269,7 +277,7 @@ def test_signals_that_come_together_are_one(monkeypatch) -> None:
 
 
 def wait_for(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not done():
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -355,24 +363,13 @@ def test_two_processes_take_the_two_stages_of_one(stage: Make, finished, stages:
 @pytest.mark.parametrize("how", [DDP, CHUNKED], ids=["copies", "sharded"])
 @pytest.mark.parametrize("which", ["vision", pytest.param("video", marks=pytest.mark.slow)])
 def test_a_stage_killed_on_one_and_on_two_processes_and_resumed(
-    stage: Make, launch: Launch, finished, stages: list[Path], which: str, how: dict[str, str]
+    stage: Make, killed, finished, stages: list[Path], which: str, how: dict[str, str]
 ) -> None:
     """One, killed before the thaw; two, which make it, killed behind it; one to the end: the steps of a run in one go."""
     recipe = stage(which, f"killed-{which}-{len(how)}", stages[0] if which == "video" else None)
-    checkpoints, thaw = recipe.run.dir / "checkpoints", STAGE_STEPS // 2
-    for world, first, behind in ((1, 1, thaw), (2, thaw + 1, STAGE_STEPS)):
-        processes = launch(recipe, world, how)
-        while all(process.is_alive() for process in processes):
-            done = checkpoint_steps(checkpoints)
-            if done and done[-1] >= first:
-                break
-            time.sleep(0.001)
-        for process in processes:
-            assert process.is_alive(), "it must be killed, not end by itself"
-            process.kill()
-        for process in processes:
-            process.join()
-        assert first <= checkpoint_steps(checkpoints)[-1] < behind
+    for world, last in ((1, 1), (2, STAGE_STEPS // 2 + 1)):
+        killed(recipe, world, how, step=last + 1, file=3)
+        assert checkpoint_steps(recipe.run.dir / "checkpoints")[-1] == last
     finished(recipe)
     one = stages[which == "video"]
     assert losses(recipe.run.dir) == pytest.approx(losses(one), rel=SAME)
@@ -387,7 +384,7 @@ def test_what_one_process_cannot_write_ends_all(make: Make, launch: Launch) -> N
     recipe = make("full", run={"steps": 4, "save_every": 4})
     processes = launch(recipe, 2, FSDP, last={"LARGEST_FILE": str(2**20)})  # its shard has four times that
     for process in processes:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 1
     assert os.listdir(recipe.run.dir / "checkpoints") == []
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from apart import dies_in_save
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
@@ -185,18 +184,14 @@ def test_a_continued_run_is_the_uninterrupted_one(run_of: RunOf, tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["adalora", "pissa", "p-tuning"])
 def test_a_killed_run_goes_on(run_of: RunOf, start_process: Any, tmp_path: Path, name: str) -> None:
-    """SIGKILL after the first of checkpoints at every step; ended in this process."""
+    """SIGKILL in the second of checkpoints at every step; ended in this process."""
     whole, recipe = run_of(name)
     settings = recipe.run.model_copy(update={"dir": tmp_path / "killed", "save_every": 1})
-    process = start_process(recipe.model_copy(update={"run": settings}))
-    while not checkpoint_steps(tmp_path / "killed" / "checkpoints"):
-        assert process.is_alive()
-        time.sleep(0.002)
-    process.kill()
-    process.join()
+    process = start_process(recipe.model_copy(update={"run": settings}), **dies_in_save(2))
+    process.join(600)
     assert process.exitcode == -signal.SIGKILL
     assert recipe.run.steps is not None
-    assert checkpoint_steps(tmp_path / "killed" / "checkpoints")[-1] < recipe.run.steps
+    assert checkpoint_steps(tmp_path / "killed" / "checkpoints") == [1]
     train(moved(recipe, tmp_path / "killed"))
     assert_same_run(whole, tmp_path / "killed", recipe.run.steps)
 
@@ -241,16 +236,15 @@ def test_ranks_moved(run_of: RunOf) -> None:
     assert not torch.equal(masters, masters.bfloat16().float())
 
 
-def test_two_processes_with_adalora_reach_the_numbers_of_one(run_of: RunOf, start_process: Any, tmp_path: Path) -> None:
+def test_two_processes_with_adalora_reach_the_numbers_of_one(
+    run_of: RunOf, start_process: Any, meeting_place: Any, tmp_path: Path
+) -> None:
     """Its penalty is added once, not once a process. Tolerance: order of additions; worst seen 2.8e-7."""
     whole, recipe = run_of("adalora")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared = meeting_place(2)
     ranks = [start_process(moved(recipe, tmp_path / "two"), RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(2)]
     for process in ranks:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     one, two = ([(entry["loss"], entry.get("grad_norm", 0.0)) for entry in log(folder)] for folder in (whole, tmp_path / "two"))
     assert len(one) == len(two)

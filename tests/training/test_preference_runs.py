@@ -10,9 +10,7 @@ import math
 import random
 import shutil
 import signal
-import socket
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,15 +217,12 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_run, start_proc
         make_run(name, run=run, cache={"features": True, "dir": str(cache)}, **settings) for name, (_, cache) in folders.items()
     )
     process = start_process(whole)
-    process.join(120)
+    process.join(600)
     assert process.exitcode == 0
     cache, seen = folders["killed"][1], []  # examples that were kept at each kill
     for least in (1, 64):  # the held-out examples are kept first, then 64 at a time
-        process = start_process(killed)
-        while process.is_alive() and len(kept_examples(cache)) < least:
-            time.sleep(0.005)
-        process.kill()
-        process.join()
+        process = start_process(killed, DIES_WITH_KEPT=str(least))
+        process.join(600)
         assert process.exitcode == -signal.SIGKILL
         seen.append(kept_examples(cache))
     assert 0 < len(seen[0]) < len(seen[1]) < 136
@@ -239,7 +234,7 @@ def test_killed_at_random_moments_ends_bit_for_bit_the_same(make_run, start_proc
             process.kill()
             process.join()
     last = start_process(killed)
-    last.join(120)
+    last.join(600)
     assert last.exitcode == 0
     stores = [kept_examples(cache) for _, cache in folders.values()]
     assert stores[0] == stores[1]
@@ -331,20 +326,17 @@ def test_virtual_tokens_are_not_what_a_run_starts_from(make_run):
     ],
     ids=["sigmoid", "kto"],
 )
-def test_two_processes_reach_the_numbers_of_one(make_run, start_process, tmp_path, settings, sections):
+def test_two_processes_reach_the_numbers_of_one(make_run, start_process, meeting_place, tmp_path, settings, sections):
     """KTO's KL is one number for the step, over both processes; both fill one store and one feature cache. Tolerance: order of
     additions."""
     one, two = (
         make_run(name, objective=settings, cache={"features": True, "dir": str(tmp_path / f"cache-{name}")}, **sections)
         for name in ("one", "two")
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared = meeting_place(2)
     ranks = [start_process(two, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(2)]
     for process in ranks:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     train(one)
     for figure in ("loss", "kl", "rewards/chosen"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,7 +267,7 @@ def test_interrupted_around_the_step_it_ends_the_same(run_of: RunOf, tmp_path: P
     assert len([entry for entry in log(whole) if entry["kind"] == "train"]) == STEPS
 
 
-def test_two_processes_thaw_together(run_of: RunOf, start_process: Any, tiny: Path, tmp_path: Path) -> None:
+def test_two_processes_thaw_together(run_of: RunOf, start_process: Any, meeting_place: Any, tiny: Path, tmp_path: Path) -> None:
     """The losses of one process, across the step; texts among the pictures leave ranks without one. Tolerance: order of
     additions; worst seen 1.2e-6."""
     rows = [{"prompt": f"count to {n}", "completion": " ".join(map(str, range(n)))} for n in range(1, 9)]
@@ -276,13 +275,10 @@ def test_two_processes_thaw_together(run_of: RunOf, start_process: Any, tiny: Pa
     data = [{"source": "scenes", "weight": 0.4}, {"source": str(tmp_path / "rows.jsonl"), "weight": 0.6}]
     recipes = {name: recipe_of(tiny, tmp_path / name, data=data, freeze={"vision": 3, "connector": 2}) for name in ("one", "two")}
     train(recipes["one"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    shared = meeting_place(2)
     ranks = [start_process(recipes["two"], RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(2)]
     for process in ranks:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     one, two = ([entry for entry in log(tmp_path / name) if entry["kind"] == "train"] for name in ("one", "two"))
     assert len(one) == STEPS

@@ -88,7 +88,7 @@ def source_facts(
     examples: float,
 ) -> SourceFacts:
     """Counts over the looks and refusals of one source."""
-    answers = Counter(answer for one in looks for answer in set(one.answers))
+    answers = Counter(answer for one in looks for answer in dict.fromkeys(one.answers))
     count = max(1, len(looks))
     return SourceFacts(
         label=label, modality=modality, rows=rows, share=share, came=came, examples=examples,
