@@ -100,6 +100,18 @@ def test_a_page_of_data_that_cannot_be_opened(recipe, tmp_path):
         write_page(found, tmp_path)
 
 
+def test_names_of_shares_stand_below_their_bar(recipe, write, draw, tmp_path):
+    """No name has room in a small part of the bar."""
+    texts = [{"prompt": f"What is {n}?", "completion": f"{n}"} for n in range(9)]
+    pictures = [{"image": draw(n), "question": "What is it?", "answer": f"{n}"} for n in range(3)]
+    found = check(recipe({"source": write("texts", texts), "weight": 4}, {"source": write("pictures", pictures), "weight": 1}))
+    page = write_page(found, tmp_path / "check.html").read_text()
+    bar, _, rest = page.partition('<div class="bar">')[2].partition("</div>")
+    assert bar == '<span class="m0" style="width: 20.00%"></span><span class="m3" style="width: 80.00%"></span>'
+    key = rest.partition("</p>")[0]
+    assert key.endswith('<span><i class="m0"></i>image 20%</span><span><i class="m3"></i>text 80%</span>')
+
+
 def test_the_page_lies_beside_the_runs_folder(recipe, questions, tmp_path):
     made = recipe({"source": questions("a", 5)})
     assert default_page(made) == tmp_path / "run.check.html"

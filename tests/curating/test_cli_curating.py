@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 
 import pytest
@@ -45,6 +46,36 @@ def test_dedupe_says_what_it_found_and_how_to_apply_it(run, pictures, tmp_path, 
     assert (tmp_path / "set.duplicates.jsonl").read_text().count("\n") == 1
     assert "Near-duplicates in set" in (tmp_path / "set.duplicates.html").read_text()
     assert (pictures / "a.jpg").is_file()  # nothing is deleted
+
+
+def test_captions_of_a_picture_stand_apart_on_the_page(run, rows, tmp_path):
+    folder = rows("set", [{"image": name, "captions": ["a dog", "two cats\non a sofa", "<b>"]} for name in ("a.png", "a.jpg")])
+    photo(1).save(folder / "a.png")
+    photo(1).save(folder / "a.jpg", quality=50)
+    assert run("dedupe", "set", "--cache", "cache", "--by", "picture") == 0
+    page = (tmp_path / "set.duplicates.html").read_text()
+    assert page.count('<ul class="small said"><li>a dog</li><li>two cats\non a sofa</li><li>&lt;b&gt;</li></ul>') == 2
+
+
+def test_chosen_and_rejected_are_told_apart_on_the_page(run, tmp_path):
+    pair = {"prompt": "Is a dog in the picture here?", "chosen": "Yes, it is.", "rejected": "No, " + "not a dog " * 99}
+    (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 2)
+    assert run("dedupe", "pairs.jsonl", "--cache", "cache", "--by", "text") == 0
+    page = (tmp_path / "pairs.duplicates.html").read_text()
+    asked = '<p class="small said">Is a dog in the picture here?</p>'
+    assert page.count(f'{asked}<ul class="small said"><li><b>chosen</b> Yes, it is.</li><li><b>rejected</b> No, ') == 2
+    cut = page.partition("<li><b>rejected</b> ")[2].partition("</li>")[0]
+    assert cut.startswith("No, not a dog not")
+    assert cut.endswith(" …")
+    assert 500 < len(cut) < 600, "what is left of a row's text"
+
+
+def test_of_one_row_it_is_said_in_the_singular(run, tmp_path, capsys):
+    (tmp_path / "one.jsonl").write_text('{"prompt": "What?", "completion": "That."}\n')
+    assert run("decontaminate", "one.jsonl", "--against", "one.jsonl", "--cache", "cache") == 0
+    page = (tmp_path / "one.overlap.html").read_text()
+    assert "1 of 1 row is on the list. Nothing was deleted." in page
+    assert "one.jsonl (1 row)" in page
 
 
 def test_dedupe_of_a_recipe_with_overrides(run, pictures, tmp_path, capsys):

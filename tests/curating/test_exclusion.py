@@ -13,6 +13,7 @@ from smolforge.data.sources.rows import row_content
 from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
+from smolforge.store import Store
 
 LINE = {"source": "a", "name": None, "split": "train", "row": 3, "reason": "any", "of": "a[0]", "distance": 2}
 
@@ -85,8 +86,10 @@ def test_a_list_for_another_version_of_the_table_is_refused(tmp_path):
         left_out([write(tmp_path, LINE)], DataSection(source="a"), rows=3)
     file = write(tmp_path, LINE | {"revision": "v1"})
     assert left_out([file], DataSection(source="a", revision="v1")) == {3}
-    with pytest.raises(DataError, match="for revision v1 of a, the recipe reads v2"):
-        left_out([file], DataSection(source="a", revision="v2"))
+    pinned = DataSection(source="a", revision="v2", exclude=(file,))
+    assert left_out([file], pinned) == set()
+    with pytest.raises(DataError, match=r"of a \(split train, revision v1\), none of split train, revision v2"):
+        check_lists([pinned])
 
 
 def test_a_recipe_leaves_the_rows_out_whatever_its_slice(tmp_path):
@@ -205,6 +208,110 @@ def test_entries_of_one_source_in_two_folders_are_two_tables(tmp_path, store):
     file.write_text("".join(json.dumps({key: line[key] for key in line if key != "dir"}) + "\n" for line in lines[:1]))
     check_lists([here])
     assert [len(open_source(section)) for section in (here, there)] == [2, 2], "an older list, which names no folder"
+
+
+@pytest.fixture
+def hub(monkeypatch) -> list[DataSection]:
+    """Someone's pairs, of which v2 has the rows of v1 in another order; both as a recipe's entries."""
+    numbers = {None: (0, 1, 2), "v1": (0, 1, 2), "v2": (2, 1, 3)}
+
+    def table(hub: str, name: str | None, split: str, *, revision: str | None = None) -> list[dict[str, str]]:
+        return [{"prompt": f"What is {n}?", "completion": f"The number {n} and nothing else."} for n in numbers[revision]]
+
+    monkeypatch.setattr("smolforge.data.sources.tables.hub_table", table)
+    return [DataSection(source="someone/pairs", revision=revision) for revision in ("v1", "v2")]
+
+
+def duplicates(sections: list[DataSection], out: Path, store: Store) -> list[dict[str, object]]:
+    """The lines of the list that `dedupe` writes."""
+    tables = open_tables(sections)
+    found = find_duplicates(tables, by="both", distance=10, similarity=1.0, store=store, max_pixels=10**6, tick=lambda: None)
+    return [json.loads(line) for line in write_list(out, found.removals, tables).read_text().splitlines()]
+
+
+def kept(sections: list[DataSection], file: Path) -> list[list[int]]:
+    """Numbers of the rows that a list leaves of a recipe's entries."""
+    sections = [section.model_copy(update={"exclude": (file,)}) for section in sections]
+    check_lists(sections)
+    return [list(open_source(section).rows) for section in sections]
+
+
+@pytest.mark.parametrize("revisions", [("v1", "v2"), ("v2", "v1"), (None, "v2"), ("v2", None)])
+def test_entries_at_two_revisions_are_two_tables(tmp_path, store, hub, revisions):
+    """Row 1 is the same in both, 2 of one is 0 of the other."""
+    sections = [hub[0].model_copy(update={"revision": revision}) for revision in revisions]
+    skips, file = Skips(), tmp_path / "list.jsonl"
+    assert len(list(read_tables(open_tables(sections), None, skips, max_pixels=10**6, tick=lambda: None))) == 6
+    assert skips.counts == {}
+    lines = duplicates(sections, file, store)
+    gone = [1, 2] if revisions[1] != "v2" else [0, 1]
+    assert [(line["revision"], line["row"]) for line in lines] == [(revisions[1], row) for row in gone]
+    assert kept(sections, file) == [[0, 1, 2], [row for row in range(3) if row not in gone]]
+    assert kept(sections[1:], file) == [[row for row in range(3) if row not in gone]]
+    with pytest.raises(DataError, match="names rows of someone/pairs"):
+        kept(sections[:1], file)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_folder_and_the_hub_are_two_tables(tmp_path, store, hub, first):
+    """The row that goes is one of the second entry alone, whichever that is."""
+    pairs = [{"prompt": f"What is {n}?", "completion": f"The number {n} and nothing else."} for n in (0, 7)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    here = DataSection(source="someone/pairs", dir=tmp_path)
+    sections = [here, hub[1].model_copy(update={"revision": None})]
+    sections = sections if first == 0 else sections[::-1]
+    file = tmp_path / "list.jsonl"
+    (line,) = duplicates(sections, file, store)
+    assert (line["row"], line["dir"]) == (0, None if first == 0 else str(tmp_path))
+    assert kept(sections, file) == ([[0, 1], [1, 2]] if first == 0 else [[0, 1, 2], [1]])
+
+
+def test_older_lists_serve_what_they_can_mean(tmp_path, hub):
+    """They say no revision where the recipe had none, and then serve any one; of two entries nobody knows which is meant."""
+    line = LINE | {"source": "someone/pairs", "row": 1, "rows": 3}
+    loose, pinned = write(tmp_path, line), write(tmp_path, line | {"revision": "v2"}, name="pinned.jsonl")
+    plain = hub[0].model_copy(update={"revision": None})
+    for section in (plain, *hub):
+        assert kept([section], loose) == [[0, 2]]
+        assert kept([section, section.model_copy(update={"split": "train[1:]"})], loose) == [[0, 2], [2]]
+    for sections in (hub, [plain, hub[1]], [plain, plain.model_copy(update={"dir": tmp_path})]):
+        with pytest.raises(DataError, match="does not say which of them it means; write it again") as error:
+            kept(sections, loose)
+        assert error.value.where == f"{loose}"
+    assert kept(hub, pinned) == [[0, 1, 2], [0, 2]]
+    content = write(tmp_path, line | {"row": 0, "content": row_content({"prompt": "another"})}, name="content.jsonl")
+    with pytest.raises(DataError, match="row 0 of someone/pairs is another than the list means"):
+        kept([hub[1]], content)
+
+
+def test_the_revision_of_files_here_is_none(tmp_path, hub):
+    """They are read as they are, whatever it says."""
+    (tmp_path / "metadata.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 3)
+    line = LINE | {"source": "someone/pairs", "row": 1, "dir": str(tmp_path), "revision": "v1"}
+    for revision in (None, "v1", "v2"):
+        assert kept([hub[0].model_copy(update={"dir": tmp_path, "revision": revision})], write(tmp_path, line)) == [[0, 2]]
+    published = write(tmp_path, {key: told for key, told in line.items() if key != "dir"})
+    assert kept([hub[0].model_copy(update={"dir": tmp_path})], published) == [[0, 2]], "v1's, and a folder that is said to be v1"
+    rows = DataSection(source=str(tmp_path / "metadata.jsonl"))
+    sections = [rows, rows.model_copy(update={"revision": "v1"})]
+    skips = Skips()
+    list(read_tables(open_tables(sections), None, skips, max_pixels=10**6, tick=lambda: None))
+    assert skips.counts == {"read by an entry before": 3}
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_rows_of_files_in_subfolders(tmp_path, store, own):
+    """The list says which file, and serves each way to ask for it."""
+    for name, numbers in (("a/train", (0, 1)), ("b/train", (1, 2)), ("b/test", (0, 3))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pairs = [{"prompt": f"What is {n}?", "completion": f"The number {n} and nothing else."} for n in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    whole = DataSection(source=str(tmp_path)) if own else DataSection(source="someone/pairs", dir=tmp_path)
+    file = tmp_path.with_name("list.jsonl")
+    lines = duplicates([whole.model_copy(update={"split": "train+test"})], file, store)
+    assert [(line["file"], line["row"]) for line in lines] == [("b/train.jsonl", 0), ("b/test.jsonl", 0)]
+    assert kept([whole, whole.model_copy(update={"split": "test"})], file) == [[0, 1, 3], [1]]
+    assert kept([whole.model_copy(update={"name": name}) for name in ("a", "b")], file) == [[0, 1], [1]]
 
 
 def test_a_table_in_another_order_is_refused(tmp_path, rows, store):

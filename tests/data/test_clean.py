@@ -44,12 +44,12 @@ def test_what_is_found_is_removed_and_named():
     }
     assert findings.shown == {"length-skewed pair": 1, UNREADABLE: 1}
     assert findings.lines() == [
-        "s: removed 1 pairs: duplicate pair",
-        "s: removed 1 pairs: contradicts an earlier pair",
-        "s: removed 1 pairs: empty answer",
-        "s: removed 1 pairs: chosen and rejected are identical",
-        "s: kept 1 pairs: length-skewed pair",
-        f"s: kept 1 pairs: {UNREADABLE}",
+        "s: removed 1 pair: duplicate pair",
+        "s: removed 1 pair: contradicts an earlier pair",
+        "s: removed 1 pair: empty answer",
+        "s: removed 1 pair: chosen and rejected are identical",
+        "s: kept 1 pair: length-skewed pair",
+        f"s: kept 1 pair: {UNREADABLE}",
         "s: median characters 3 chosen, 2 rejected; chosen is longer in 100% of 3 pairs",
         "  s[1]: duplicate pair (of row 0)",
         "  s[2]: contradicts an earlier pair (row 0)",
@@ -96,7 +96,7 @@ def test_single_answers():
     answers = [("yes", True), ("yes", True), ("yes", False), ("", False), ("word " * 20, True)]
     kept, findings = clean([{"prompt": "a?", "completion": text, "label": label} for text, label in answers], max_chars=5)
     assert kept == [0, 2, 4]
-    assert findings.lines()[:2] == ["s: removed 1 rows: duplicate answer", "s: removed 1 rows: empty answer"]
+    assert findings.lines()[:2] == ["s: removed 1 row: duplicate answer", "s: removed 1 row: empty answer"]
     assert not findings.lengths
 
 

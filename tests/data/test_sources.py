@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from smolforge.data.sources import cauldron, files, json_lists, shapes
-from smolforge.data.sources.tables import SOURCES, open_source, split_slice
+from smolforge.data.sources.tables import SOURCES, open_source, row_files, split_slice
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Message, Record, Response, Video
@@ -227,6 +227,143 @@ def test_a_comma_without_quotes_does_not_cut_a_caption(folder):
     assert [source.record(number).responses[0].text for number in (0, 2)] == ["red,\nall of it", "blue"]
     with pytest.raises(DataError, match=r"metadata\.csv, line 4: 4 fields for 2 columns; put a text with commas in quotes"):
         source.record(1)
+
+
+def lay_out(folder: Path, **files: list[dict] | dict | str) -> None:
+    """Files below a folder: "data__train_jsonl" is data/train.jsonl."""
+    for name, content in files.items():
+        file = folder / ".".join(name.replace("__", "/").rsplit("_", 1))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, list) and file.suffix == ".jsonl":
+            content = "".join(json.dumps(row) + "\n" for row in content)
+        elif isinstance(content, list) and file.suffix == ".csv":
+            content = "\n".join([",".join(content[0]), *(",".join(row.values()) for row in content)])
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def asked(*numbers: int) -> list[dict]:
+    return [{"prompt": str(number), "completion": f"is {number}"} for number in numbers]
+
+
+def told(folder: Path, **options) -> list[str]:
+    """Answers that a folder's rows teach, as a repository of the Hub's and as a folder of one's own."""
+    records = rows_of("someone/things", dir=folder, **options)
+    assert [one.responses for one in rows_of(folder, **options)] == [one.responses for one in records]
+    return [record.responses[0].text.removeprefix("is ") for record in records]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("data__train", "data__test"), ("train", "test"), ("train__a", "test__a"), ("data__my-train-set", "data__my-test-set"),
+        ("data__train-00000-of-00001", "data__test-00000-of-00001"), ("annotations__a", "annotations__eval"),
+    ],
+)  # fmt: skip
+def test_rows_in_subfolders_are_found_as_datasets_finds_them(tmp_path, monkeypatch, kind, places):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "things"
+    lay_out(folder, **{f"{place}_{kind}": asked(*numbers) for place, numbers in zip(places, ((1, 2, 3), (4, 5)))})
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Things\n")
+    (folder / ".smolforge").mkdir()
+    lay_out(folder / ".smolforge", download_json={"commit": "1"}, files_jsonl=[{"path": "a"}])
+    (folder / "images.zip.unpacked").write_text('{"hash": "1"}')
+    assert (told(folder), told(folder, split="test"), told(folder, split="test+train")) == (
+        ["1", "2", "3"], ["4", "5"], ["4", "5", "1", "2", "3"],
+    )  # fmt: skip
+    if places[0] != "annotations__a":  # whose training rows have no word for it, and are none to `datasets`
+        for split in ("train", "test"):
+            theirs = datasets.load_dataset(str(folder), split=split)["completion"]
+            assert [text.removeprefix("is ") for text in theirs] == told(folder, split=split)
+    with pytest.raises(DataError, match="no split validation; it has test, train"):
+        told(folder, split="validation")
+
+
+def test_what_is_no_rows_is_not_taken_for_them(tmp_path):
+    row = asked(9)
+    lay_out(
+        tmp_path, rows__b_jsonl=asked(3), rows__a_jsonl=asked(1, 2), dataset_infos_json=row, rows__config_json=row,
+        stats_json={"rows": 3}, names_json=["a", "b"], _hidden__x_json="{", none_jsonl="", rows__dataset_info_json=row,
+    )  # fmt: skip
+    (tmp_path / "_hidden").rename(tmp_path / ".hidden")
+    assert told(tmp_path) == ["1", "2", "3"]
+    (tmp_path / "rows" / "b.jsonl").write_text("{\n")
+    source = open_source(DataSection(source="someone/things", dir=tmp_path))
+    assert len(source) == 3
+    with pytest.raises(DataError, match=r"b\.jsonl, row 0: not valid JSON"):
+        source.record(2)
+    lay_out(tmp_path / "rows", b_jsonl=asked(3))
+    lay_out(tmp_path, rows__c_json="[{")
+    with pytest.raises(DataError, match=r"rows/a\.jsonl and 1 more \(completion, prompt\); rows/c\.json \(no readable row\)"):
+        told(tmp_path)
+    for file in tmp_path.rglob("*.jsonl"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"c\.json: not valid JSON"):
+        told(tmp_path)
+    (tmp_path / "rows" / "c.json").unlink()
+    with pytest.raises(DataError, match=r"no rows in names\.json, stats\.json; a \.json file of rows is a list"):
+        told(tmp_path)
+
+
+def test_several_tables_are_not_guessed_from(tmp_path):
+    captions = [{"prompt": "p", "caption": "c"}]
+    lay_out(
+        tmp_path, vqa__train_1_jsonl=asked(1), vqa__train_2_jsonl=[asked(2)[0] | {"note": "n"}], captions__train_jsonl=captions
+    )
+    with pytest.raises(DataError) as error:
+        told(tmp_path)
+    assert error.value.what == (
+        "2 tables that do not fit together: captions/train.jsonl (caption, prompt); "
+        "vqa/train_1.jsonl and 1 more (completion, note, prompt)"
+    )
+    assert error.value.mend == "give a folder or file of one as name, such as name: captions"
+    assert told(tmp_path, name="vqa") == ["1", "2"]
+    assert told(tmp_path, name=("train_2", "train_1")) == ["2", "1"]
+    with pytest.raises(DataError, match=r"no configuration dogs; it has captions/train\.jsonl, vqa/train_1\.jsonl"):
+        told(tmp_path, name="dogs")
+    lay_out(tmp_path, vqa__train_csv=asked(1))
+    with pytest.raises(DataError, match=r"2 tables .*vqa/train\.csv .*; vqa/train_1\.jsonl and 1 more"):
+        told(tmp_path, name="vqa")
+    assert told(tmp_path, name="train.csv") == ["1"]
+
+
+def test_the_card_s_configurations_count(tmp_path):
+    lay_out(tmp_path, a__x_jsonl=asked(1), a__y_jsonl=asked(2), b__x_jsonl=asked(3))
+    configs = (("one", "train", "a/x.jsonl"), ("one", "held", "a/y.jsonl"), ("two", "train", "b/*"))
+    card = "".join(
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: {path}\n" for one, split, path in configs if one == name)
+        for name in ("one", "two")
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    assert [told(tmp_path, name="one"), told(tmp_path, name="one", split="held"), told(tmp_path, name="two")] == [
+        ["1"],
+        ["2"],
+        ["3"],
+    ]
+    with pytest.raises(DataError, match="no split held; it has train"):
+        told(tmp_path, name="two", split="held")
+    with pytest.raises(DataError, match=r"Config name is missing\. Please pick one among .*one.*two") as error:
+        told(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_pictures_of_rows_in_subfolders(tmp_path):
+    """Beside their own file, else below the folder; and nowhere else, of strangers' rows."""
+    for place, colour in (("a/1.png", "red"), ("b/1.png", "blue"), ("images/2.png", "green")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 10), colour).save(tmp_path / place)
+    rows = [{"image": image, "caption": "c"} for image in ("1.png", "images/2.png")]
+    lay_out(tmp_path, a__rows_jsonl=rows, b__rows_jsonl=[*rows, {"image": "../../x.png", "caption": "c"}])
+    section = DataSection(source="someone/things", dir=tmp_path)
+    source = open_source(section)
+    found = [source.record(number).media[0].ref.relative_to(tmp_path).as_posix() for number in range(4)]
+    assert found == ["a/1.png", "images/2.png", "b/1.png", "images/2.png"]
+    with pytest.raises(DataError, match="names a file outside of its folder"):
+        source.record(4)
+    assert row_files(section) == [tmp_path / "a" / "rows.jsonl", tmp_path / "b" / "rows.jsonl"]
 
 
 def test_json_and_slices(tmp_path):

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,17 @@ import pytest
 import yaml
 from PIL import Image
 
+from smolforge.checking import check
 from smolforge.data.pipeline import Stream, open_stream
 from smolforge.data.processor import load_renderer
+from smolforge.data.sources.prepared import MARKER
 from smolforge.data.sources.tables import SOURCES, open_source
 from smolforge.errors import CheckpointError, DataError
 from smolforge.objectives import objective_of
 from smolforge.recipe import DataSection, Recipe, load_recipe, parse_recipe
 from smolforge.sourcing.disk import full_disk
 from smolforge.sourcing.prepare import Prepared, prepare
+from smolforge.training.chores import about_data
 from smolforge.training.loop import train
 
 
@@ -206,8 +208,34 @@ def test_lists_of_rows_to_leave_out_are_applied(tiny, tmp_path):
     assert keys(again, 9) == keys(one, 9)
 
 
+def test_what_lists_left_out_is_still_told(tiny, tmp_path):
+    """As of the sources themselves: at the beginning of a run, in check, and of held-out rows; of `--rows` up to its last row."""
+    listed = tmp_path / "list.jsonl"
+    lines = [{"source": "scenes", "name": None, "split": "train", "row": row, "reason": "any", "of": "x"} for row in (1, 3, 6)]
+    listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    section = {"source": "scenes", "split": "train[:8]", "exclude": [str(listed)]}
+    held = {"data": [{"source": "scenes", "split": "train[2:6]", "exclude": [str(listed)]}]}
+    one = recipe(tiny, [section, {"source": "scene_pairs", "split": "train[:4]"}], eval=held)
+    again = load_recipe(prepare(one, tmp_path / "out").recipe)
+    assert [open_source(entry).left_out for entry in (*again.data, *again.eval.data)] == [3, None, 1]
+    found = check(again, sample=2).known
+    assert [entry.left_out for entry in (*found.sources, *found.held_out)] == [3, None, 1]
+    opened = stream(again)
+    assert "5 rows (3 left out by exclude), " in next(about_data(again, opened, opened, steps=1, devices=1))
+    few = load_recipe(prepare(one, tmp_path / "few", rows=3).recipe)
+    assert [open_source(entry).size for entry in few.data] == ["3 rows (2 left out by exclude)", "3 rows"]  # 0, 2, 4
+
+    folder = Path(again.data[0].source)
+    listed.write_text(json.dumps(lines[0] | {"source": str(folder), "row": 0}) + "\n")
+    more = again.data[0].model_copy(update={"exclude": (listed,)})
+    assert open_source(more).size == "4 rows (4 left out by exclude)"
+    marker = folder / MARKER
+    marker.write_text(json.dumps({key: told for key, told in json.loads(marker.read_text()).items() if key != "excluded"}))
+    assert open_source(again.data[0]).left_out is None, "a folder of an earlier version, which does not say"
+
+
 def test_nothing_left_is_an_error(tiny, tmp_path, photos):
-    with pytest.raises(DataError, match=r"none of its 1 rows can be used \(1 no such picture\)"):
+    with pytest.raises(DataError, match=r"none of its 1 row can be used \(1 no such picture\)"):
         prepare(recipe(tiny, [{"source": str(photos), "split": "train[2:3]"}]), tmp_path / "out")
 
 
@@ -317,9 +345,13 @@ def test_a_list_below_the_home_folder(tiny, tmp_path, monkeypatch):
 
 
 CHILD = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from smolforge.recipe import load_recipe
+def die(event, arguments):  # before the note of the third shard is written
+    if event == "open" and "/.shards/00002.json" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(die)
 from smolforge.sourcing.prepare import prepare
 prepare(load_recipe(sys.argv[1]), Path(sys.argv[2]), shard_rows=8)
 """
@@ -331,18 +363,12 @@ def test_killed_it_goes_on_from_the_last_whole_shard(tiny, tmp_path):
     file.write_text(yaml.safe_dump(one.model_dump(mode="json", exclude_unset=True)))
     out = tmp_path / "out"
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(file), str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 100
-    while len(list(out.glob("data-0-scenes/.shards/0*.json"))) < 2:
-        assert child.poll() is None, "it was over before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    assert child.wait(600) == -signal.SIGKILL
     assert not (out / "recipe.yaml").exists()
     assert not (out / "data-0-scenes" / "smolforge.json").exists()
     shards = {path: path.stat().st_mtime_ns for path in out.glob("data-0-scenes/data-*.arrow")}
     finished = len(list(out.glob("data-0-scenes/.shards/0*.json")))
-    assert finished < 30
+    assert finished == 2
     done = prepare(load_recipe(file), out, shard_rows=8)
     assert done.sources[0].rows == 240
     kept = [path for path, changed in shards.items() if path.stat().st_mtime_ns == changed]

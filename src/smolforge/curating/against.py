@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from smolforge.curating.reading import UNOPENED, Readable
+from smolforge.data.exclusion import check_lists
 from smolforge.data.sources.files import LISTS
 from smolforge.data.sources.tables import SOURCES, open_source
-from smolforge.errors import DataError, did_you_mean
+from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.names import TASKS
 from smolforge.evals.rows import Rows, open_rows
 from smolforge.recipe import DataSection, load_recipe
 from smolforge.records import Media, Message, Part, Record, Response
+from smolforge.wording import did_you_mean
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TABLES = (*LISTS, "dataset_info.json", "dataset_dict.json")
@@ -78,6 +80,7 @@ def open_against(wanted: str, *, split: str = "train", data: Path | None = None)
         recipe = load_recipe(path)
         if recipe.eval is None or not recipe.eval.data:
             raise DataError("has no eval.data to compare with", where=path, mend="give the evaluation set itself")
+        check_lists(recipe.eval.data)
         return [open_source(section) for section in recipe.eval.data]
     if path.is_dir() and not any((path / name).is_file() for name in TABLES) and not any(path.rglob("*.parquet")):
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)

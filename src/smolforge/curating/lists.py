@@ -46,18 +46,17 @@ def entry(removal: Removal, table: Table) -> dict[str, Any]:
     """A line of the list."""
     section = table.section
     piece, row = table.source.piece(removal.index)
-    version: dict[str, Any] = {"revision": section.revision} if section.revision is not None else {}
+    home = {} if section.fixture else {"dir": str(section.dir) if section.dir else None, "revision": section.revision}
     return {
         "source": section.source,
         "name": section.name if section.fixture or piece.file else piece.name,
         "split": piece.split or section.split.partition("[")[0],
         **({"file": piece.file} if piece.file else {}),
         **({"fixture": True} if section.fixture else {}),
-        **({"dir": str(section.dir)} if section.dir and not section.fixture else {}),
+        **{key: told for key, told in home.items() if told is not None or table.apart},
         "row": row,
         "rows": piece.rows,
         **({} if is_drawn(section) else {"content": row_content(table.source.table[table.source.rows[removal.index]])}),
-        **version,
         "reason": removal.reason,
         "of": removal.of,
         "distance": removal.distance,

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from smolforge.curating.conversation import whole
 from smolforge.curating.dedupe import Findings
 from smolforge.curating.lists import Removal
 from smolforge.curating.reading import Table, pictures, row_name
 from smolforge.data.media import open_picture
 from smolforge.errors import DataError
 from smolforge.records import Record
-from smolforge.report.page import Html, facts, page, section, table, tag
+from smolforge.report.page import Html, facts, join, page, section, table, tag
+from smolforge.wording import how_many
 
 PAIRS = 60  # on the page; the list has all
 THUMBNAIL = 220  # pixels
 MOST_PICTURES = 3  # of a row
-WORDS = 600  # characters of a text
+WORDS = 600  # characters of a row's texts
+STYLE = ".said { white-space: pre-line }"  # turns of a conversation stand below each other
 
 
 def findings_page(title: str, findings: Findings, tables: Sequence[Table], named: Sequence[tuple[str, str]]) -> str:
@@ -31,10 +32,12 @@ def findings_page(title: str, findings: Findings, tables: Sequence[Table], named
         named: settings and places, for its head.
     """
     shown = _spread(findings.removals)
-    left = f"{len(findings.removals):,} of {sum(findings.rows):,} rows are on the list"
+    rows = sum(findings.rows)
+    left = f"{len(findings.removals):,} of {how_many(rows, 'row')} {'is' if rows == 1 else 'are'} on the list"
     some = f" {len(shown)} of them are shown." if len(shown) < len(findings.removals) else ""
     return page(
         title,
+        tag("style", Html(STYLE)),
         tag("h1", title),
         tag("p", f"{left}. Nothing was deleted.{some}", class_="lead"),
         facts(named),
@@ -86,10 +89,34 @@ def _pair(one: Removal, tables: Sequence[Table]) -> Html:
 
 
 def _card(role: str, name: str, record: Record) -> Html:
-    text = whole(record).strip()
-    text = text if len(text) <= WORDS else f"{text[:WORDS]} …"
     shots = tag("div", *_thumbnails(record), class_="shots one")
-    return tag("div", shots, tag("p", tag("b", f"{role} "), name, class_="small"), tag("p", text, class_="small"), class_="card")
+    return tag("div", shots, tag("p", tag("b", f"{role} "), name, class_="small"), *_said(record), class_="card")
+
+
+def _said(record: Record) -> list[Html]:
+    """The prompt and each answer on its own, cut where they are long."""
+    prompt, *texts = _cut([record.words.strip(), *(response.text.strip() for response in record.responses)], WORDS)
+    kinds = ["" if response.kind == "target" else response.kind for response in record.responses]
+    answers = [join((tag("b", kind), " ", text) if kind else (text,)) for kind, text in zip(kinds, texts)]
+    listed = tag("ul", *(tag("li", answer) for answer in answers), class_="small said")
+    one = [tag("p", answer, class_="small said") for answer in answers]
+    asked = [tag("p", prompt, class_="small said")] if prompt else []
+    return [*asked, *([listed] if len(answers) > 1 else one)]
+
+
+def _cut(texts: Sequence[str], room: int) -> list[str]:
+    """The first texts that there is room for; the one at which it ends is cut.
+
+    >>> _cut(["a dog", "a cat", "a cow"], 7), _cut(["a dog"], 5)
+    (['a dog', 'a …'], ['a dog'])
+    """
+    kept = list[str]()
+    for text in texts:
+        if len(text) > room:
+            return [*kept, f"{text[:room].rstrip()} …".strip()]
+        kept.append(text)
+        room -= len(text)
+    return kept
 
 
 def _thumbnails(record: Record) -> list[Html]:

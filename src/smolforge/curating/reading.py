@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from smolforge.curating.hashing import VERSION, mark
-from smolforge.data.exclusion import check_lists, place_of
+from smolforge.data.exclusion import check_lists, place, place_of, several_homes
 from smolforge.data.features import cache_folder
 from smolforge.data.film import frame_pictures, timeline
 from smolforge.data.media import Picture, open_picture
@@ -52,6 +52,7 @@ class Table:
 
     section: DataSection
     source: Source
+    apart: bool = False  # another entry reads the same source in another folder or at another revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +85,12 @@ def open_tables(sections: Sequence[DataSection]) -> list[Table]:
         DataError: one cannot be opened, is streamed and has no row numbers, or leaves out rows by a list that means others.
     """
     check_lists(sections)
+    apart = several_homes(sections)
     tables = []
     for section in sections:
         if section.streaming:
             raise DataError("a stream has no row numbers to list", where=section.source, mend="set streaming to false")
-        tables.append(Table(section=section, source=open_source(section)))
+        tables.append(Table(section=section, source=open_source(section), apart=place(section).source in apart))
     return tables
 
 

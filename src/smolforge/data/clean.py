@@ -16,6 +16,7 @@ from statistics import median
 from smolforge.data.sources.source import Source
 from smolforge.errors import DataError
 from smolforge.records import Media, Record, Video, fingerprint
+from smolforge.wording import how_many
 
 NAMED = 20  # rows that are named; all are counted
 SKEWED = 10.0  # longer / shorter above which a pair is shown, without a rule about it
@@ -52,15 +53,15 @@ class Findings:
 
     def lines(self) -> list[str]:
         """One fact a line; of the lengths in any case where there are pairs."""
-        them = "pairs" if self.lengths else "rows"
-        lines = [f"{self.source}: removed {n} {them}: {reason}" for reason, n in self.removed.most_common()]
-        lines += [f"{self.source}: kept {n} {them}: {reason}" for reason, n in self.shown.most_common()]
+        noun = "pair" if self.lengths else "row"
+        lines = [f"{self.source}: removed {how_many(n, noun)}: {reason}" for reason, n in self.removed.most_common()]
+        lines += [f"{self.source}: kept {how_many(n, noun)}: {reason}" for reason, n in self.shown.most_common()]
         if self.lengths:
             chosen, rejected = (median(side) for side in zip(*self.lengths))
             longer = sum(a > b for a, b in self.lengths) / len(self.lengths)
             lines.append(
                 f"{self.source}: median characters {chosen:.0f} chosen, {rejected:.0f} rejected; "
-                f"chosen is longer in {longer:.0%} of {len(self.lengths)} pairs"
+                f"chosen is longer in {longer:.0%} of {how_many(len(self.lengths), 'pair')}"
             )
         return lines + [f"  {line}" for line in self.named]
 

@@ -9,9 +9,10 @@ A list is JSON Lines, one object a row left out; `excluded` reads what says whic
 `source`, `name` and `split` say which table, another spelling of the same (a name on the Hub, a relative path) being the same.
 `row` is the row's number in that table. Of several tables one behind the other (`name: all`, `split: train+test`) each counts
 from 0, as if it had been asked for alone, so that one list serves every slice and every way to ask for the rows; where rows come
-from files of annotations, `file` says which; where the recipe gives a `dir`, so does the list, as folders may hold other rows.
-`rows`, `content` (of the row, see `rows.row_content`) and `revision` (where the recipe gives one) say which version of the table
-was meant: numbers in another version would name other rows.
+from files of annotations, `file` says which. Where the recipe gives a `dir` or a `revision`, so does the list, as other rows may
+lie there; where its entries read one source at several of them, null says that an entry has none. A list that does not say serves
+any one, and is refused for entries that read several. `rows` and `content` (of the row, see `rows.row_content`) say which version
+of the table was meant: numbers in another version would name other rows.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 
 AGAIN = "write the list again"
+UNSAID = ""  # the folder or revision of a list that names none
 LOOKED = 1000  # rows of a list whose content is looked at; of a longer one so many, first and last among them
 
 
@@ -39,6 +41,7 @@ class Place(NamedTuple):
     split: str = ""  # without its slice; of annotations "file FILE", and no name
     fixture: bool = False  # drawn rows instead of the source
     dir: str | None = None  # the whole path
+    revision: str | None = None  # of the Hub's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +73,28 @@ def place_of(section: DataSection, piece: Piece) -> Place:
     if section.fixture:  # the same drawn rows stand for every table, each for its own
         return place(section)
     if piece.file is not None:
-        return Place(_source(section.source), None, f"file {piece.file}", False, _folder(section.dir))
-    return Place(_source(section.source), piece.name, piece.split, False, _folder(section.dir))
+        return place(section)._replace(name=None, split=f"file {piece.file}")
+    return place(section)._replace(name=piece.name, split=piece.split)
 
 
 def place(section: DataSection) -> Place:
     """What a recipe's entry asks for, in one spelling: its table, or all of its tables together.
 
     >>> place(DataSection(source="HuggingFaceM4/the_cauldron", name=("ai2d",), split="train[:5%]"))
-    Place(source='the_cauldron', name='ai2d', split='train', fixture=False, dir=None)
+    Place(source='the_cauldron', name='ai2d', split='train', fixture=False, dir=None, revision=None)
     """
     folder = None if section.fixture else _folder(section.dir)
-    return Place(_source(section.source), _name(section.name), section.split.partition("[")[0], section.fixture, folder)
+    table = Place(_source(section.source), _name(section.name), section.split.partition("[")[0], section.fixture, folder)
+    return table if _is_here(table) else table._replace(revision=section.revision)
+
+
+def several_homes(sections: Iterable[DataSection]) -> set[str]:
+    """Sources, in one spelling, that a recipe's entries read in several folders or at several revisions."""
+    homes: dict[str, set[tuple[str | None, str | None]]] = {}
+    for table in map(place, sections):
+        if not table.fixture:
+            homes.setdefault(table.source, set()).add((table.dir, table.revision))
+    return {source for source, found in homes.items() if len(found) > 1}
 
 
 def excluded(paths: Iterable[Path], section: DataSection, pieces: Sequence[Piece], table: Table) -> set[int]:
@@ -101,7 +114,7 @@ def excluded(paths: Iterable[Path], section: DataSection, pieces: Sequence[Piece
         starts.setdefault(place_of(section, piece), []).append((first, piece.rows))
         first += piece.rows
     starts.setdefault(place(section), [(0, total)])  # a list that counts through all of them
-    starts |= {_anywhere(told): found for told, found in starts.items()}
+    starts = {spelt: found for told, found in starts.items() for spelt in _spellings(told, section)}
     found: set[int] = set()
     for path in paths:
         listed: list[tuple[str, int, dict[str, Any]]] = []  # where, number through all pieces, line
@@ -117,8 +130,8 @@ def excluded(paths: Iterable[Path], section: DataSection, pieces: Sequence[Piece
 
 def check_lists(sections: Iterable[DataSection]) -> None:
     """Refuse lists that leave nothing out of any of a recipe's entries that name them, or out of those of one source although
-    they name rows of it. An empty list leaves nothing out by right, and a drawn fixture stands for a source whose rows the list
-    means.
+    they name rows of it, or that may mean one of two tables. An empty list leaves nothing out by right, and a drawn fixture
+    stands for a source whose rows the list means.
 
     Raises:
         DataError: such a list, or one that cannot be read.
@@ -136,6 +149,12 @@ def check_lists(sections: Iterable[DataSection]) -> None:
                 theirs = ", ".join(sorted(map(_words, same)))
                 what = f"names rows of {section.source} ({theirs}), none of {_words(place(section))}"
                 raise DataError(what, where=path, mend=mend)
+        for one in told:
+            homes = {_home(place(section)) for section in entries if not one.fixture and _may_mean(one, section)}
+            if len(homes) > 1:
+                theirs = " and with ".join(sorted(homes))
+                what = f"names rows of {one.source}, which is read with {theirs}, and does not say which of them it means"
+                raise DataError(what, where=path, mend=mend)
         drawn = any(section.fixture for section in entries)
         if told and not drawn and not any(_may_mean(one, section) for one in told for section in entries):
             theirs = ", ".join(sorted({other.source for other in told}))
@@ -146,13 +165,14 @@ def check_lists(sections: Iterable[DataSection]) -> None:
 def _may_mean(told: Place, section: DataSection) -> bool:
     """Whether a table may be one of those that an entry asks for; which they are, the opened source knows."""
     here = place(section)
-    if told.dir is None:
-        here = _anywhere(here)
-    if told == here or told.source != here.source or here.fixture or told.fixture or told.dir != here.dir:
-        return told == here
+    if told in _spellings(here, section):
+        return True
+    lies = {(spelt.source, spelt.dir, spelt.revision) for spelt in _spellings(here, section)}
+    if here.fixture or told.fixture or (told.source, told.dir, told.revision) not in lies:
+        return False
     known = SOURCES.get(here.source)
     if told.split.startswith("file "):
-        return section.dir is not None
+        return section.dir is not None or Path(here.source).is_dir()
     splits = (*here.split.split("+"), known.whole_split if known else None)
     names = here.name if isinstance(here.name, tuple) else (here.name,)
     return (here.name == "all" or told.name in names) and told.split in splits
@@ -167,21 +187,25 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any], Place]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"not a readable list ({error})", where=path, mend=AGAIN) from error
     sources: dict[str, str] = {}  # as it is spelt -> in one spelling; a look at the disk a source, not a line
-    folders: dict[str | None, str | None] = {None: None}
+    folders: dict[str | None, str | None] = {None: None, UNSAID: UNSAID}
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{path}, line {number}"
             entry = _entry(line, where)
             if (spelt := entry["source"]) not in sources:
                 sources[spelt] = _source(spelt)
-            if (there := entry.get("dir")) is not None and there not in folders:
+            if (there := entry.get("dir", UNSAID)) not in folders:
                 folders[there] = _folder(Path(there))
-            folder = folders[there]
+            table = Place(sources[spelt], _name(entry.get("name")), entry["split"], bool(entry.get("fixture")), folders[there])
             if (file := entry.get("file")) is not None:
-                yield where, entry, Place(sources[spelt], None, f"file {file}", False, folder)
-            else:
-                fixture = bool(entry.get("fixture"))
-                yield where, entry, Place(sources[spelt], _name(entry.get("name")), entry["split"], fixture, folder)
+                table = table._replace(name=None, split=f"file {file}", fixture=False)
+            revision = UNSAID if _is_here(table) else entry.get("revision", UNSAID)
+            yield where, entry, table._replace(revision=revision)
+
+
+def _is_here(table: Place) -> bool:
+    """Whether rows are this machine's own files, or drawn, which have no revision."""
+    return table.fixture or bool(table.dir) or Path(table.source).is_absolute()
 
 
 def _source(source: str) -> str:
@@ -196,9 +220,11 @@ def _folder(path: Path | None) -> str | None:
     return None if path is None else str(path.expanduser().resolve())
 
 
-def _anywhere(table: Place) -> Place:
-    """As lists name it that say no folder: earlier versions' did not, and the Hub's are served in any folder."""
-    return table._replace(dir=None)
+def _spellings(table: Place, section: DataSection) -> set[Place]:
+    """As lists may name one of an entry's tables: with its folder and revision, or without. A folder is taken for the revision
+    that the entry gives beside it, so that a list for the Hub's serves what was downloaded of it."""
+    revisions = {table.revision, section.revision, UNSAID}
+    return {table._replace(dir=folder, revision=revision) for folder in {table.dir, UNSAID} for revision in revisions}
 
 
 def _name(name: Any) -> Any:
@@ -213,10 +239,19 @@ def _words(table: Place) -> str:
     >>> _words(Place("the_cauldron", ("ai2d", "vqav2"), "train", dir="/data"))
     'name ai2d,vqav2, split train, dir /data'
     """
-    _, name, split, _, folder = table
+    _, name, split, _, folder, revision = table
     words = [f"name {name if isinstance(name, str) else ','.join(name)}"] if name else []
     words.append(split if split.startswith("file ") else f"split {split}")
-    return ", ".join([*words, f"dir {folder}"] if folder else words)
+    return ", ".join([*words, _home(table)] if folder or revision else words)
+
+
+def _home(table: Place) -> str:
+    """
+    >>> _home(Place("a", revision="v1")), _home(Place("a"))
+    ('revision v1', 'no dir or revision')
+    """
+    told = (("dir", table.dir), ("revision", table.revision))
+    return ", ".join(f"{key} {value}" for key, value in told if value) or "no dir or revision"
 
 
 def _entry(line: str, where: str) -> dict[str, Any]:
@@ -236,7 +271,7 @@ def _entry(line: str, where: str) -> dict[str, Any]:
         raise DataError(
             f"file is {entry.get('file')!r}", where=where, mend="give the annotations' path below dir, or leave it out"
         )
-    for key in ("dir", "content"):
+    for key in ("dir", "revision", "content"):
         if not isinstance(entry.get(key), str | None):
             raise DataError(f"{key} is {entry.get(key)!r}", where=where, mend="give it as text, or leave it out")
     if type(entry.get("row")) is not int or entry["row"] < 0:
@@ -245,10 +280,6 @@ def _entry(line: str, where: str) -> dict[str, Any]:
 
 
 def _same_version(entry: dict[str, Any], section: DataSection, rows: int, where: str) -> None:
-    if "revision" in entry and entry["revision"] != section.revision:
-        raise DataError(
-            f"for revision {entry['revision']} of {section.source}, the recipe reads {section.revision}", where=where, mend=AGAIN
-        )
     told = entry.get("rows")
     if told is not None and told != rows:
         raise DataError(f"for {told} rows of {section.source}, it has {rows}", where=where, mend=AGAIN)

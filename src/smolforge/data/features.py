@@ -17,12 +17,15 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from smolforge.errors import CheckpointError
 from smolforge.records import fingerprint
+
+if TYPE_CHECKING:
+    import torch  # `cache_folder` is asked for before it is loaded
 
 HEADER = 128  # bytes of an .npy file before its numbers
 LOOK_EVERY = 256  # pictures between looks at what is in the folder
@@ -58,6 +61,8 @@ class FeatureCache:
             return None
         with suppress(OSError):  # another user's file
             os.utime(file)  # when it was last of use decides what goes first
+        import torch
+
         return torch.from_numpy(mapped.copy()).view(self.dtype)
 
     def put(self, key: str, features: torch.Tensor) -> None:
@@ -66,7 +71,10 @@ class FeatureCache:
         Raises:
             CheckpointError: the disk is full or not writable.
         """
-        array = features.detach().to(self.dtype).cpu().contiguous().view(_BITS[self.dtype]).numpy()
+        import torch
+
+        bits = torch.float32 if self.dtype == torch.float32 else torch.int16  # NumPy knows no bfloat16
+        array = features.detach().to(self.dtype).cpu().contiguous().view(bits).numpy()
         file = self._file(key)
         self._make_room(array.nbytes + HEADER)
         draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")  # no other process writes this one
@@ -114,9 +122,6 @@ class FeatureCache:
             with suppress(FileNotFoundError):  # another process made room
                 total += file.stat().st_size
         return total
-
-
-_BITS = {torch.float32: torch.float32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 def cache_folder(folder: Path | None) -> Path:

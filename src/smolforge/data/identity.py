@@ -24,8 +24,10 @@ from smolforge.data.sources.rows import Chain, placeless
 from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import StreamTable
 from smolforge.data.sources.tables import row_files
+from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import fingerprint
+from smolforge.wording import how_many
 
 Identity = dict[str, Any]
 WHOLE = 64 * 2**20  # bytes of a source's files that are read; of larger ones three pieces each
@@ -46,6 +48,22 @@ def identities(sections: Sequence[DataSection], sources: Sequence[Source]) -> li
     ]
 
 
+def unchanged(sections: Sequence[DataSection], before: Sequence[Identity]) -> bool:
+    """Whether sources are still what a checkpoint keeps of them, as far as their files tell without being opened.
+
+    False, too, where they do not tell: of what the Hub gives, and where lists leave rows out.
+    """
+    return len(sections) == len(before) and all(map(_is_unchanged, sections, before))
+
+
+def _is_unchanged(section: DataSection, before: Identity) -> bool:
+    try:
+        files = [] if section.exclude else _files(section)
+    except DataError:  # whoever opens it says it better
+        return False
+    return not section.exclude and before["content"] == (_of_files(files) if files else "")
+
+
 def changes(before: Sequence[Identity], now: Sequence[Identity], where: str) -> list[str]:
     """What is not as it was, a source at a time.
 
@@ -60,7 +78,7 @@ def changes(before: Sequence[Identity], now: Sequence[Identity], where: str) -> 
     for number, (old, new) in enumerate(zip(before, now)):
         named = f"{where}.{number} ({new['source']})"
         if old["rows"] != new["rows"]:
-            counts = ["no end" if one["rows"] is None else f"{one['rows']:,} rows" for one in (old, new)]
+            counts = ["no end" if one["rows"] is None else how_many(one["rows"], "row") for one in (old, new)]
             found.append(f"{named} had {counts[0]} and has {counts[1]}")
         elif old["numbers"] != new["numbers"]:
             found.append(f"{named} leaves other rows out, by exclude or in the cleaning of pairs")
@@ -82,8 +100,7 @@ def _numbers(rows: Sequence[int]) -> str:
 
 
 def _content(section: DataSection, source: Source) -> str:
-    files = [file for file in row_files(section) if not file.name.startswith(CACHE)]
-    if files:
+    if files := _files(section):
         return _of_files(files)
     if isinstance(source.table, StreamTable):
         return fingerprint([part.get("revision") for part in source.table.parts])
@@ -92,6 +109,10 @@ def _content(section: DataSection, source: Source) -> str:
         return ""
     places = sorted({int(place) for place in np.linspace(0, len(source.table) - 1, SAMPLE)})
     return fingerprint(*(placeless(source.table[place]) for place in places))
+
+
+def _files(section: DataSection) -> list[Path]:
+    return [file for file in row_files(section) if not file.name.startswith(CACHE)]
 
 
 def _of_files(files: Sequence[Path]) -> str:

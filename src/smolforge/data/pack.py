@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from smolforge.errors import RecipeError
+from smolforge.wording import how_many
 
 TIMES = 100  # that a step sees each row, from which on its size is a slip of the pen
 
@@ -102,7 +103,7 @@ def left_idle(examples: int, ranks: int) -> str:
         return ""
     idle = ranks - examples
     return (
-        f"a step has {examples:,} example{'s' if examples > 1 else ''} for {ranks:,} devices, so {idle:,} of them always "
+        f"a step has {how_many(examples, 'example')} for {ranks:,} devices, so {idle:,} of them always "
         f"{'have' if idle > 1 else 'has'} nothing to do; raise batch.examples to {ranks:,} or more, or take {examples:,} "
         f"device{'s' if examples > 1 else ''}"
     )
@@ -120,7 +121,7 @@ def seen_again(examples: int, rows: int | None) -> str:
     if rows is None or examples <= rows:
         return ""
     mend = f"set batch.examples to {rows:,} or less, or bring more rows"
-    return f"a step of {examples:,} examples sees each of the {rows:,} rows {examples / rows:,.1f} times; {mend}"
+    return f"a step of {how_many(examples, 'example')} sees each of the {rows:,} rows {examples / rows:,.1f} times; {mend}"
 
 
 def refuse_repeated(examples: int, rows: int | None) -> None:

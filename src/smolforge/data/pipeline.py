@@ -23,7 +23,7 @@ from smolforge.data.mix import Mixture
 from smolforge.data.pack import balance, pack, portion
 from smolforge.data.prompts import choose_prompt, varies
 from smolforge.data.render import Example, PlacedImage, Renderer
-from smolforge.data.shares import Part, mixture_tree, source_shares
+from smolforge.data.shares import Part, mixture_tree, source_shares, titles
 from smolforge.data.sources.source import Source
 from smolforge.data.sources.tables import open_source
 from smolforge.data.tally import Tally
@@ -103,7 +103,7 @@ class Stream:
             said = source.modality.removeprefix("multi_")
             if len(held) == 1 and said not in held:
                 what = f"its first rows hold {held.pop()}, and its modality is {source.modality}"
-                yield f"{source.name}: {what}; mend its modality, by which a mixture shares out"
+                yield f"{source.called}: {what}; mend its modality, by which a mixture shares out"
 
     def record(self, index: int) -> Record:
         """Record at a place of the mixed stream. Raises DataError."""
@@ -281,7 +281,7 @@ def open_stream(
         DataError: a source cannot be opened.
     """
     check_lists(sections)
-    sources = tuple(open_source(section, seed=seed) for section in sections)
+    sources = tuple(replace(open_source(one, seed=seed), title=title) for one, title in zip(sections, titles(sections)))
     findings: tuple[Findings, ...] = ()
     if shaping and shaping.pairs:
         for source in sources:
@@ -305,7 +305,7 @@ def open_stream(
 
 
 def _part(source: Source, weight: float | None) -> Part:
-    return Part(name=source.name, modality=source.modality, rows=None if source.endless else len(source), weight=weight)
+    return Part(name=source.called, modality=source.modality, rows=None if source.endless else len(source), weight=weight)
 
 
 def prepare(record: Record, renderer: Renderer, *, reserve: int = 0) -> Example:

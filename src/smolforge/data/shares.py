@@ -8,11 +8,13 @@ mixture: {image: 34, video: 33, text: 33}          the_cauldron (image, weight 3
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smolforge.errors import DataError
-from smolforge.recipe import MODALITIES, MixtureSection
+from smolforge.recipe import MODALITIES, DataSection, MixtureSection
+from smolforge.wording import how_many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,44 @@ class Part:
     modality: str | None  # None: not known
     rows: int | None  # None of a stream, which has no length
     weight: float | None  # as the recipe gives it
+
+
+def titles(sections: Sequence[DataSection]) -> list[str]:
+    """How a recipe's entries are called beside each other: by source and configuration, then also by split, at last by number.
+
+    >>> ai2d, tqa = (DataSection(source="the_cauldron", name=name) for name in ("ai2d", "tqa"))
+    >>> titles([ai2d, tqa]), titles([ai2d, ai2d.model_copy(update={"split": "train[:9]"}), ai2d])
+    (['the_cauldron ai2d', 'the_cauldron tqa'], ['the_cauldron ai2d', 'the_cauldron ai2d train[:9]', 'the_cauldron ai2d #2'])
+    """
+    plain = [" ".join(filter(None, (section.source, config_words(section)))) for section in sections]
+    counts = Counter(plain)
+    split = [
+        f"{title} {section.split}" if counts[title] > 1 and section.split != "train" else title
+        for title, section in zip(plain, sections)
+    ]
+    return numbered(split)
+
+
+def config_words(section: DataSection) -> str | None:
+    """The configurations that an entry asks for, of many the first two.
+
+    >>> config_words(DataSection(source="the_cauldron", name=("ai2d", "aokvqa", "chart2text", "chartqa")))
+    'ai2d,aokvqa and 2 more'
+    """
+    if not isinstance(section.name, tuple):
+        return section.name
+    if len(section.name) > 3:
+        return f"{','.join(section.name[:2])} and {len(section.name) - 2} more"
+    return ",".join(section.name)
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """
+    >>> numbered(["a", "b", "a"])
+    ['a', 'b', 'a #2']
+    """
+    again = [names[:number].count(name) for number, name in enumerate(names)]
+    return [name + (f" #{before + 1}" if before else "") for name, before in zip(names, again)]
 
 
 def source_shares(parts: Sequence[Part], mixture: MixtureSection | None) -> list[float]:
@@ -96,7 +136,7 @@ def mixture_tree(parts: Sequence[Part], shares: Sequence[float], examples: int) 
         talk      50.0%          50 rows    4.0 epochs
     """
     width = max(12, *(len(part.name) + 4 for part in parts)) if parts else 12
-    lines = [f"mixture of {examples:,} examples"]
+    lines = [f"mixture of {how_many(examples, 'example')}"]
     for modality in (*MODALITIES, None):
         members = [(part, share) for part, share in zip(parts, shares) if part.modality == modality]
         if not members:

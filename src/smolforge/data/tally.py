@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from smolforge.data.media import tile_grid
 from smolforge.data.render import Example
 from smolforge.errors import DataError
+from smolforge.wording import how_many
 
 NAMED = 20  # dropped or changed examples, and reasons, that are named; all are counted
 
@@ -51,10 +52,10 @@ class Tally:
     def lines(self) -> list[str]:
         """For the end of a run, one fact a line; empty when there is nothing to tell."""
         reasons = self.dropped.most_common()
-        lines = [f"dropped {n} examples: {reason}" for reason, n in reasons[:NAMED]]
+        lines = [f"dropped {how_many(n, 'example')}: {reason}" for reason, n in reasons[:NAMED]]
         if rest := reasons[NAMED:]:
-            lines.append(f"dropped {sum(n for _, n in rest)} examples for {len(rest)} other reasons")
-        lines += [f"changed {n} examples: {what}" for what, n in self.changed.most_common()]
+            lines.append(f"dropped {how_many(sum(n for _, n in rest), 'example')} for {how_many(len(rest), 'other reason')}")
+        lines += [f"changed {how_many(n, 'example')}: {what}" for what, n in self.changed.most_common()]
         if self.tiles_upscaled > self.tiles:
             saved = 1 - self.tiles / self.tiles_upscaled
             lines.append(f"upscale: false saved {saved:.0%} of the tiles ({self.tiles_upscaled} -> {self.tiles})")

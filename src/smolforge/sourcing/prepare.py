@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +44,7 @@ from smolforge.records import Record, fingerprint
 from smolforge.sourcing.disk import RESERVE, Free, free_bytes, full_disk, size
 from smolforge.sourcing.keeping import Keeper
 from smolforge.sourcing.shards import LEFT_OUT, NOTES, Shard, begin, done, finish, write_shard
+from smolforge.wording import how_many
 
 PROCESSOR = ("*.json", "*.txt", "*.jinja")  # of the model only what turns records into tokens
 SHARD_ROWS = 512
@@ -239,11 +241,20 @@ def _prepare_source(section: DataSection, folder: Path, work: _Work, *, seed: in
     left_out = Counter(str(row["reason"]) for shard in shards for row in shard.left_out)
     if not any(shard.rows for shard in shards):
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common(3))
-        what = f"none of its {left_out.total()} rows can be used ({reasons})"
+        what = f"none of its {how_many(left_out.total(), 'row')} can be used ({reasons})"
         raise DataError(what, where=section.source, mend="look at its rows")
     modality = section.modality or source.modality
-    marker = finish(folder, shards, about, source=section.source, modality=modality)
+    excluded = _excluded(section, source, count, seed)
+    marker = finish(folder, shards, about, source=section.source, modality=modality, excluded=excluded)
     return _told(section, folder, marker, fresh=True)
+
+
+def _excluded(section: DataSection, source: Source, count: int, seed: int) -> int | None:
+    """How many rows the recipe's lists leave out up to the last one that is prepared; None where it names none."""
+    if source.left_out is None or count == len(source):
+        return source.left_out
+    every = open_source(section.model_copy(update={"exclude": ()}), seed=seed).rows
+    return bisect_right(every, source.rows[count - 1]) - count
 
 
 def _told(section: DataSection, folder: Path, marker: Mapping[str, Any], *, fresh: bool) -> PreparedSource:

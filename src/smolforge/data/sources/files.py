@@ -83,7 +83,7 @@ def _from_folder(folder: Path, split: str, name: str | None) -> Table:
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"not a readable dataset ({error})", where=folder, mend="check its files and split") from error
     raise DataError(
-        "a folder without captions.jsonl, metadata.jsonl, metadata.csv or Parquet files",
+        "a folder without captions.jsonl, metadata.jsonl, metadata.csv, Parquet, JSON or CSV files",
         where=folder,
         mend='add captions.jsonl with lines like {"image": "a.jpg", "captions": ["..."]}',
     )

@@ -62,7 +62,7 @@ def open_prepared(folder: Path, split: str = DATASET) -> datasets.Dataset:
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
-    """What a prepared folder says about itself: source, modality, rows, left_out, bytes, about.
+    """What a prepared folder says about itself: source, modality, rows, excluded (by lists, before), left_out, bytes, about.
 
     Raises:
         DataError: no marker that this version reads.

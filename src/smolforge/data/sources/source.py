@@ -14,6 +14,7 @@ from smolforge.data.sources.rows import Table, ToRecord
 from smolforge.errors import DataError
 from smolforge.recipe import Modality
 from smolforge.records import Media, Message, Part, Record, Video
+from smolforge.wording import how_many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +26,32 @@ class Source:
     rows: Sequence[int]  # numbers of the rows that the split slice and the lists of rows to leave out leave
     to_record: ToRecord
     options: dict[str, Any] = field(default_factory=dict)
+    title: str | None = None  # what tells it from a recipe's other entries of its name; None: it stands alone
     modality: Modality | None = None  # what most rows hold; None: not said
     prompt: Prompt = None  # the recipe's
     endless: bool = False  # a stream
     pieces: tuple[Piece, ...] = ()  # the tables that `table` has one behind the other; none of a stream
     left_out: int | None = None  # rows of the split slice that lists leave out; None where the recipe names no list
     roots: tuple[Path, ...] = ()  # folders that relative paths start from: the first that has the file
+    beside: Path | None = (
+        None  # folder of the pieces' files, where relative paths start beside the row's own file, then at `roots`
+    )
     within: tuple[Path, ...] = ()  # folders that strangers' rows may name files in; none: a user's own rows, which may name any
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
+    def called(self) -> str:
+        """How it is called beside the other sources of a recipe; its rows go by `name`."""
+        return self.title or self.name
+
+    @property
     def size(self) -> str:
         """Its number of rows in words, and how many lists leave out."""
         if self.endless:
             return "stream"
-        return f"{len(self):,} rows" + ("" if self.left_out is None else f" ({self.left_out:,} left out by exclude)")
+        return how_many(len(self), "row") + ("" if self.left_out is None else f" ({self.left_out:,} left out by exclude)")
 
     def piece(self, index: int) -> tuple[Piece, int]:
         """The table that a row is of, and its number there."""
@@ -68,7 +78,10 @@ class Source:
                 where=f"{self.name}[{number}] ({type(error).__name__}: {error})",
                 mend="compare it with the shapes in the documentation",
             ) from error
-        return _found(record, self.roots, self.within) if self.roots or self.within else record
+        roots = self.roots
+        if self.beside is not None and (file := self.piece(index)[0].file) is not None:
+            roots = ((self.beside / file).parent, *roots)
+        return _found(record, roots, self.within) if roots or self.within else record
 
 
 def _in_pieces(pieces: Sequence[Piece], number: int) -> tuple[Piece, int]:

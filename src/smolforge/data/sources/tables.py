@@ -15,11 +15,13 @@ from smolforge.data.sources.catalog import SOURCES, NamedSource, name_of
 from smolforge.data.sources.configs import is_called, is_globbed, names_in, of_config
 from smolforge.data.sources.files import LISTS, READERS, annotation_table, local_table, table_of
 from smolforge.data.sources.hub_rows import hub_configs, hub_table
+from smolforge.data.sources.loose import loose_files
 from smolforge.data.sources.rows import Chain, Row, Table, ToRecord
 from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import ENDLESS, StreamTable, hub_parts, local_parts
-from smolforge.errors import DataError, did_you_mean
+from smolforge.errors import DataError
 from smolforge.recipe import SPLIT, SPLIT_MEND, DataSection
+from smolforge.wording import did_you_mean
 
 __all__ = [
     "LISTS", "READERS", "SOURCES", "NamedSource", "Row", "Table", "ToRecord", "hub_table", "local_table", "named",
@@ -73,7 +75,8 @@ def open_source(section: DataSection, *, seed: int = 0) -> Source:
         kept = [number for number in rows if number not in without]
         if not kept:
             raise DataError("every row is to be left out", where=section.source, mend="look at the lists in exclude")
-        return replace(opened, rows=kept, left_out=len(rows) - len(kept))
+        before = opened.left_out or 0  # while it was prepared
+        return replace(opened, rows=kept, left_out=before + len(rows) - len(kept))
     return replace(opened, rows=rows)
 
 
@@ -87,7 +90,7 @@ def row_files(section: DataSection) -> list[Path]:
     videos that rows name are not among them.
 
     Raises:
-        DataError: no annotations in a named source's `dir`.
+        DataError: no annotations in a named source's `dir`, or it is not clear which files of a folder are meant.
     """
     known = named(section.source)
     if section.fixture or (known and section.dir is None):
@@ -101,7 +104,9 @@ def row_files(section: DataSection) -> list[Path]:
     if listed := next((path / name for name in LISTS if (path / name).is_file()), None):
         return [listed]
     kinds = (".parquet", ".arrow", *(READERS if section.streaming else ()))
-    return sorted(file for file in path.rglob("*") if file.suffix in kinds and file.is_file()) if path.is_dir() else []
+    found = sorted(file for file in path.rglob("*") if file.suffix in kinds and file.is_file()) if path.is_dir() else []
+    asked = [(name, one) for name in _names(section, known, None) for one in split_slice(section.split)[0].split("+")]
+    return found or sorted({file for name, one in asked for file in loose_files(path, one, name)})
 
 
 def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
@@ -258,13 +263,18 @@ def _from_path(path: Path, section: DataSection, known: NamedSource | None, spli
         )
     options = {"base": path if path.is_dir() else path.parent}
     if path.is_dir() and prepared.is_prepared(path):
-        rows, modality = prepared.open_prepared(path, split), prepared.read_marker(path).get("modality")
-        return _whole(section.source, prepared.record, [(rows, {"split": split})], options=options, modality=modality)
+        rows, marker = prepared.open_prepared(path, split), prepared.read_marker(path)
+        told = {"modality": marker.get("modality"), "left_out": marker.get("excluded")}
+        return _whole(section.source, prepared.record, [(rows, {"split": split})], options=options, **told)
     names = _names(section, known, None)
     if section.streaming:
         parts, content = local_parts(path, split, names)
         return _stream(section, to_record, parts, content, seed, options=options)
-    tables = [(table_of(path, one, name), {"name": name, "split": one}) for name in names for one in split.split("+")]
+    asked = [(name, one) for name in names for one in split.split("+")]
+    if files := [file for name, one in asked for file in loose_files(path, one, name)]:
+        loose = [(table_of(file, "train"), {"file": file.relative_to(path).as_posix()}) for file in files]
+        return _whole(section.source, to_record, loose, roots=(path,), beside=path)
+    tables = [(table_of(path, one, name), {"name": name, "split": one}) for name, one in asked]
     return _whole(section.source, to_record, tables, options=options)
 
 
