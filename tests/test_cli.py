@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from smolforge import doctor
 from smolforge.cli import build_parser, main, parse
 
 
@@ -152,6 +156,24 @@ def test_doctor(capsys):
     assert code == 0
     assert "torch" in out
     assert "cores" in out
+    named = {line.split()[1]: line.split()[0] for line in out.splitlines()}
+    assert named["av"] == "ok", "videos need it"
+    for library in ("decord", "torchcodec", "torchvision"):
+        here = importlib.util.find_spec(library) is not None
+        assert named[library] == ("ok" if here else "note")
+
+
+def test_doctor_without_a_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(doctor, "NEEDED", ("av", "smolforge-has-no-such"))
+    monkeypatch.setattr(doctor, "OPTIONAL", {"rich": "unused", "smolforge-nor-such": "pip install it"})
+    monkeypatch.setattr(doctor, "OTHER_NAMES", {"smolforge-nor-such": "smolforge-nor-this"})
+    found = {one.topic: (one.state, one.words) for one in doctor._packages()}
+    assert found["av"] == ("ok", importlib.metadata.version("av"))
+    assert found["smolforge-has-no-such"] == ("fail", "missing: pip install smolforge-has-no-such, or make setup")
+    assert found["smolforge-nor-such"] == ("note", "not installed; pip install it")
+    monkeypatch.setattr(doctor, "OTHER_NAMES", {"smolforge-nor-such": "rich"})
+    found = {one.topic: (one.state, one.words) for one in doctor._packages()}
+    assert found["smolforge-nor-such"] == ("ok", f"{importlib.metadata.version('rich')} (rich)"), "one module, two packages"
 
 
 def test_report_rebuilds_the_page(capsys, tiny, picture, tmp_path):
@@ -176,6 +198,116 @@ def test_report_rebuilds_the_page(capsys, tiny, picture, tmp_path):
     assert run(capsys, "report", tmp_path / "run")[0] == 0
     assert (tmp_path / "run" / "report.html").read_text() == page
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("verb", [("compare", "nowhere", "nor-here"), ("report", "nowhere"), ("report", "nowhere", "nor-here")])
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("folder", "is a folder; give the name of a file"),
+        ("notes.txt", "is there already, and no page of smolforge's; choose another --out"),
+        ("notes.txt/page.html", "cannot be made (File exists); choose another --out"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_read(capsys, tmp_path, verb, out, words):
+    """Folders of results that are not there would be refused first, if they were looked at."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("Mine.")
+    name, *folders = verb
+    said = run(capsys, name, *(tmp_path / folder for folder in folders), "--out", tmp_path / out)
+    where = tmp_path / out
+    assert said == (1, "", f"smolforge: {where}: {words}\n")
+    assert (tmp_path / "notes.txt").read_text() == "Mine."
+
+
+def test_a_page_in_its_usual_place_is_refused_before_the_work_as_well(capsys, tmp_path):
+    (tmp_path / "run" / "report.html").mkdir(parents=True)
+    (tmp_path / "after" / "comparison.html").mkdir(parents=True)
+    assert "report.html: is a folder" in run(capsys, "report", tmp_path / "run")[2]
+    assert "comparison.html: is a folder" in run(capsys, "compare", tmp_path / "before", tmp_path / "after")[2]
+
+
+def test_a_misspelt_folder_is_not_made_for_its_page(capsys, tmp_path):
+    assert run(capsys, "report", tmp_path / "rnu")[0] == 1
+    assert run(capsys, "compare", tmp_path / "before", tmp_path / "aftre")[0] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+LIGHT = """
+import sys
+from smolforge.cli import main
+code = main(sys.argv[1:])
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+
+
+def apart(*arguments: object) -> tuple[int, bool, str, str]:
+    """(exit code, whether PyTorch was loaded, standard output, standard error) of a process."""
+    words = [sys.executable, "-c", LIGHT, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    *lines, loaded = done.stdout.splitlines()
+    return done.returncode, loaded == "True", "\n".join(lines), done.stderr
+
+
+def test_what_a_finished_run_answers_is_said_before_torch_is_imported(capsys, tiny, tmp_path):
+    def write(file: Path, count: int, word: str) -> None:
+        file.write_text("".join(json.dumps({"prompt": f"{word} {n}?", "completion": f"{n}"}) + "\n" for n in range(count)))
+
+    rows, held, folder = tmp_path / "rows.jsonl", tmp_path / "held.jsonl", tmp_path / "run"
+    write(rows, 6, "what")
+    write(held, 2, "which")
+    recipe = {
+        "model": {"name": str(tiny)},
+        "data": [{"source": str(rows)}, {"source": "scenes"}],
+        "batch": {"examples": 2},
+        "eval": {"data": [{"source": str(held)}], "samples": 0, "examples": 2},
+        "run": {"dir": str(folder), "steps": 1, "device": "cpu"},
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    assert run(capsys, "train", file)[0] == 0
+
+    (folder / "report.html").unlink()
+    code, loaded, out, err = apart("train", file)
+    assert (code, loaded) == (0, False)
+    assert err == f"{folder} is finished: 1 of 1 steps\n"
+    assert out == f"report: {folder / 'report.html'}"
+    assert (folder / "report.html").is_file()
+
+    code, loaded, _, err = apart("train", file, "optim.lr=0.5")
+    assert (code, loaded) == (1, False)
+    assert "holds a run of another recipe (optim.lr: " in err
+
+    (folder / "summary.json").rename(folder / "put-by.json")
+    code, loaded, _, err = apart("train", file, "run.steps=2")
+    assert (code, loaded) == (1, False), "of a run that is not finished as well"
+    assert "holds a run of another recipe (run.steps: 1 -> 2)" in err
+    (folder / "put-by.json").rename(folder / "summary.json")
+
+    write(held, 2, "where")
+    code, _, _, err = apart("train", file)
+    assert code == 1
+    assert "holds a run of other data (eval.data.0" in err, "what is finished was made of other rows"
+    code, loaded, _, err = apart("train", file, "run.other_data=true")
+    assert (code, loaded) == (0, False)
+    assert "is finished: 1 of 1 steps" in err
+
+
+def test_headings_of_words_stand_above_them_on_the_previews_page(capsys, tmp_path):
+    out = tmp_path / "x.html"
+    assert run(capsys, "data", "preview", "the_cauldron", "--fixture", "--out", out)[0] == 0
+    head, *lines = out.read_text().partition("<table>")[2].partition("</table>")[0].split("</tr>")[:-1]
+    titles = "".join(f'<th class="words">{one}</th>' for one in ("column", "type", "first value"))
+    assert head == f"<tr>{titles}"
+    assert [line.count('<td class="words">') for line in lines] == [3] * len(lines)
+
+
+def test_the_previews_page_of_one_row(capsys, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"prompt": "What?", "completion": "That."}\n')
+    out = tmp_path / "x.html"
+    assert run(capsys, "data", "preview", tmp_path / "one.jsonl", "--out", out)[0] == 0
+    assert "<dt>rows</dt><dd>1</dd>" in out.read_text()
 
 
 BAD = [

@@ -40,6 +40,7 @@ from smolforge.model.build import (
 )
 from smolforge.model.presets import PRESETS, Shape, refuse_unknown
 from smolforge.training.checkpoint import processor_files, save_model
+from smolforge.wording import how_many
 
 CONFIG_FILES = ("*.json", "*.txt", "*.jinja")
 SHUFFLES = (4, 3, 2)  # factors that are tried where nobody names one: the family's two, then 2
@@ -409,7 +410,7 @@ def _text_notes(shape: Shape, part: Part | None, new_ids: range) -> list[str]:
             "others, <end_of_utterance> as the model's closing token"
         )
     if padding := part.config.vocab_size - new_ids.start:
-        notes.append(f"dropped: {padding} rows of the token table that no token has")
+        notes.append(f"dropped: {how_many(padding, 'row')} of the token table that no token has")
     base, context = float(part.config.rope_parameters["rope_theta"]), part.config.max_position_embeddings
     if shape.rope_theta != base:
         notes.append(f"RoPE base: {base:g} there, {shape.rope_theta:g} here")

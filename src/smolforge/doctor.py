@@ -21,10 +21,14 @@ class Finding:
     words: str
 
 
-NEEDED = ("torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy", "pillow", "tensorboard")
+NEEDED = ("torch", "transformers", "accelerate", "datasets", "safetensors", "tokenizers", "numpy", "pillow", "av", "tensorboard")
 OPTIONAL = {
     "gguf": "reads SmolLM2 from GGUF files: pip install 'smolforge[gguf]'",
+    "decord": "for video.backend: decord, where av (PyAV) is not wanted: pip install decord2",
+    "torchcodec": "for video.backend: torchcodec, where av is not wanted: pip install torchcodec",
+    "torchvision": "for video.backend: torchvision, where av is not wanted; from 0.27 on it reads no videos",
 }
+OTHER_NAMES = {"decord": "decord2"}  # packages that bring the same module
 
 
 def examine() -> Iterator[Finding]:
@@ -46,15 +50,25 @@ def examine() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     for name in NEEDED:
-        try:
-            yield Finding("ok", name, metadata.version(name))
-        except metadata.PackageNotFoundError:
-            yield Finding("fail", name, f"missing: pip install {name}, or make setup")
+        here = _version(name)
+        yield Finding("ok", name, here) if here else Finding("fail", name, f"missing: pip install {name}, or make setup")
     for name, use in OPTIONAL.items():
-        try:
-            yield Finding("ok", name, metadata.version(name))
-        except metadata.PackageNotFoundError:
-            yield Finding("note", name, f"not installed; {use}")
+        here = _version(name) or _other(name)
+        yield Finding("ok", name, here) if here else Finding("note", name, f"not installed; {use}")
+
+
+def _version(name: str) -> str:
+    """Of a package; empty where it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _other(name: str) -> str:
+    other = OTHER_NAMES.get(name, "")
+    version = _version(other) if other else ""
+    return f"{version} ({other})" if version else ""
 
 
 def _devices() -> Iterator[Finding]:

@@ -6,9 +6,6 @@ What only a programming mistake can cause stays an `assert`.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
-
 
 class UserError(Exception):
     """Something the user can mend.
@@ -56,26 +53,3 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that must not go on: a loss that is not finite, a part that should train and received no gradient."""
-
-
-def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.7) -> str:
-    """The nearest of some names, for a message; empty where none is near.
-
-    Args:
-        cutoff: how near, from 0 to 1 (equal).
-
-    >>> did_you_mean("popo", ["pope", "chair"]), did_you_mean("x", ["pope"])
-    ('did you mean pope?', '')
-    """
-    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
-    return f"did you mean {near[0]}?" if near else ""
-
-
-def some(words: Sequence[str], most: int, *, between: str = ", ") -> str:
-    """The first of some words, and how many more there are.
-
-    >>> some(["a", "b", "c"], 3), some(["a", "b", "c"], 1)
-    ('a, b, c', 'a and 2 more')
-    """
-    more = len(words) - most
-    return between.join(words[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from smolforge.errors import CheckpointError, UserError, some
+from smolforge.errors import CheckpointError, UserError
+from smolforge.wording import some
 
 NAMED = 3  # files that a refusal names
 

@@ -371,7 +371,7 @@ def test_predictions_that_cannot_be_scored(tiny, tmp_path, fails):
     bare = lines(tmp_path / "bare.jsonl", *({"id": row["id"], "prediction": row["prediction"]} for row in SAID))
     assert "2 predictions without references, such as 1, 2" in fails("evaluate", bare, "--metrics", "exact")
     more = lines(tmp_path / "more.jsonl", *({"id": number, "references": ["a"]} for number in (1, 2, 3)))
-    assert "1 references without a prediction, such as 3" in fails("evaluate", bare, "--references", more, "--metrics", "exact")
+    assert "1 reference without a prediction, such as 3" in fails("evaluate", bare, "--references", more, "--metrics", "exact")
     assert "elsewhere.jsonl" in fails("evaluate", bare, "--references", tmp_path / "elsewhere.jsonl", "--metrics", "exact")
 
 
@@ -457,8 +457,8 @@ def test_a_pair_without_rejected(tiny, tmp_path, shown, fails):
     assert "a pair without rejected" in fails(*arguments)
     lines(pairs, bad, good)
     out, err = shown(*arguments)
-    assert "1 pairs" in err
-    assert "dropped 1 examples: a pair without rejected" in err
+    assert "1 pair" in err
+    assert "dropped 1 example: a pair without rejected" in err
     assert "1 row: a pair without rejected" in out
     assert read_results(tmp_path / "out")["tasks"]["preference.log-probs"].skipped == {"a pair without rejected": 1}
 

@@ -21,6 +21,7 @@ from smolforge.checking.sampling import Sample, Tell, draw, first_steps
 from smolforge.data.pack import refuse_repeated
 from smolforge.data.pipeline import Stream, open_stream
 from smolforge.data.render import Renderer
+from smolforge.data.shares import numbered
 from smolforge.errors import DataError, RecipeError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, run_renderer
@@ -175,13 +176,12 @@ def num_steps(recipe: Recipe, stream: Stream) -> int:
 
 def _facts(stream: Stream, sample: Sample, sections: Sequence[DataSection], *, last: int) -> tuple[SourceFacts, ...]:
     shares = stream.mixture.shares.tolist()
-    names = [label(section) for section in sections]
+    names = numbered([label(section) for section in sections])
     found = []
     for number, source in enumerate(stream.sources):
-        again = names[:number].count(names[number])
         facts = source_facts(
             *sample.of(number),
-            label=names[number] + (f" #{again + 1}" if again else ""),
+            label=names[number],
             modality=source.modality,
             rows=None if source.endless else len(source),
             share=shares[number],

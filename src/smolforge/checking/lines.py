@@ -12,6 +12,7 @@ from smolforge.checking.looking import PARTS
 from smolforge.checking.mask import Kind, Shown
 from smolforge.checking.measures import SourceFacts, held_shares, scored_shares
 from smolforge.terminal import printable
+from smolforge.wording import how_many
 
 # What is learnt stands between marks too, for screens without colour.
 STYLES: dict[Kind, str] = {"context": "dim", "picture": "cyan", "learnt": "bold green", "rejected": "bold red"}
@@ -39,17 +40,17 @@ def verdict(check: Check) -> str:
     errors, warnings = len(check.errors), len(check.warnings)
     if not errors and not warnings:
         return "nothing to mend"
-    return f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    return f"{how_many(errors, 'error')}, {how_many(warnings, 'warning')}"
 
 
 def facts(known: Known) -> list[str]:
     """The run in a few lines: its length, what a step holds, what the rows are full of."""
-    told = [f"{known.steps:,} steps of {known.examples:,} examples"]
+    told = [f"{how_many(known.steps, 'step')} of {how_many(known.examples, 'example')}"]
     if known.packed:
         one = known.packed
         told.append(
             f"a step: {one.tokens:,.0f} tokens and {one.tiles:,.0f} tiles (most {one.most_tiles:,}) in {one.rows:.1f} rows, "
-            f"{one.full:.0%} full, over {_count(one.steps, 'step')}"
+            f"{one.full:.0%} full, over {how_many(one.steps, 'step')}"
         )
     tokens, name = known.longest
     if tokens:
@@ -60,7 +61,7 @@ def facts(known: Known) -> list[str]:
 
 def happened(one: SourceFacts) -> str:
     """What becomes of a source's rows, in words."""
-    parts = [f"{one.looked:,} rows looked at"]
+    parts = [f"{how_many(one.looked, 'row')} looked at"]
     parts += [f"{sum(one.dropped.values()):,} dropped"] if one.dropped else []
     parts += [f"{one.unreadable:,} of them unreadable"] if one.unreadable else []
     parts += [f"{one.reduced:,} with fewer tiles or frames"] if one.reduced else []
@@ -72,7 +73,7 @@ def happened(one: SourceFacts) -> str:
 
 def shares(one: SourceFacts, scored: float) -> str:
     """How much of the run a source is, in words."""
-    size = "a stream" if one.rows is None else f"{one.rows:,} rows{by_lists(one)}"
+    size = "a stream" if one.rows is None else f"{how_many(one.rows, 'row')}{by_lists(one)}"
     passes = "" if one.epochs is None else f", {one.epochs:,.1f} epochs"
     return f"{one.share:.1%} of the examples (first ones {one.came:.1%}), {scored:.1%} of what is supervised, {size}{passes}"
 
@@ -124,11 +125,3 @@ def _shown(one: Shown) -> Iterator[Text]:
             before, after = MARKS[run.kind]
             text.append(f"{before}{run.text}{after}", STYLES[run.kind])
         yield text
-
-
-def _count(number: int, noun: str) -> str:
-    """
-    >>> _count(1, "error"), _count(0, "warning")
-    ('1 error', '0 warnings')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -20,6 +20,7 @@ from PIL import Image
 from smolforge.checking.looking import NOT_LEARNT, num_scored
 from smolforge.data.render import Example, Node, PlacedImage, Renderer
 from smolforge.records import ResponseKind
+from smolforge.wording import how_many
 
 Kind = Literal["context", "picture", "learnt", "rejected"]
 MANY = 6  # pictures of a prompt up to which each is shown
@@ -98,14 +99,14 @@ def _picture_runs(images: list[PlacedImage], size: int) -> list[tuple[int, int, 
         first, last = ENDS
         middle = spans[first:-last]
         tiles, length = sum(tiles for _, _, tiles in middle), middle[-1][1] - middle[0][0]
-        words = f"[{len(middle)} more pictures, {_count(tiles, 'tile')}, {length:,} tokens with the words between them]"
+        words = f"[{len(middle)} more pictures, {how_many(tiles, 'tile')}, {length:,} tokens with the words between them]"
         folded = [(middle[0][0], middle[-1][1], words)]
         return [*(_named(*span, size) for span in spans[:first]), *folded, *(_named(*span, size) for span in spans[-last:])]
     return [_named(*span, size) for span in spans]
 
 
 def _named(start: int, stop: int, tiles: int, size: int) -> tuple[int, int, str]:
-    return start, stop, f"[{_count(tiles, 'tile')}, {tiles * size:,} tokens]"
+    return start, stop, f"[{how_many(tiles, 'tile')}, {tiles * size:,} tokens]"
 
 
 def _text_runs(node: Node, start: int, stop: int, renderer: Renderer, kind: ResponseKind | None) -> Iterator[Run]:
@@ -127,7 +128,3 @@ def _thumbnail(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from smolforge.checking.measures import Overlap, same_content
 from smolforge.checking.sampling import Sample
 from smolforge.data.exclusion import Place, place_of
 from smolforge.data.pipeline import Stream
+from smolforge.data.shares import config_words
 from smolforge.data.sources.source import Source
 from smolforge.recipe import DataSection, Recipe
 
@@ -26,10 +27,7 @@ def label(section: DataSection) -> str:
     """
     path = Path(section.source)
     source = path.name if path.is_absolute() else section.source
-    name = section.name if isinstance(section.name, str | None) else ",".join(section.name)
-    if isinstance(section.name, tuple) and len(section.name) > 3:
-        name = f"{','.join(section.name[:2])} and {len(section.name) - 2} more"
-    return " ".join(filter(None, (source, name, section.split if section.split != "train" else "")))
+    return " ".join(filter(None, (source, config_words(section), section.split if section.split != "train" else "")))
 
 
 def overlaps(recipe: Recipe, stream: Stream, held_stream: Stream, looked: Sample, held: Sample) -> tuple[Overlap, ...]:
@@ -61,8 +59,6 @@ def doubled(sections: Sequence[DataSection], sources: Sequence[Source]) -> tuple
 
 def common_tables(a: DataSection, source: Source, b: DataSection, other: Source) -> set[Place]:
     """Tables that two sources both read, so that equal row numbers are equal rows; none of streams."""
-    if a.revision != b.revision:
-        return set()
     return {place_of(a, piece) for piece in source.pieces} & {place_of(b, piece) for piece in other.pieces}
 
 

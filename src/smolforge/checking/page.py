@@ -22,10 +22,11 @@ STYLE = """
 .mask .context { color: var(--dim) } .mask .picture { color: var(--train); font-weight: 600 }
 .finding { border-left: 4px solid var(--eval); background: var(--card); padding: .35rem .8rem; margin: .4rem 0 }
 .finding.error { border-left-color: var(--bad) } .finding p { margin: .1rem 0 }
-.bar { display: flex; height: 1.4rem; border-radius: 6px; overflow: hidden; margin: .4rem 0; gap: 2px }
-.bar span { font-size: .75rem; line-height: 1.4rem; padding: 0 .3rem; color: #fff; white-space: nowrap; overflow: hidden }
-.bar .m0 { background: #4470d8 } .bar .m1 { background: #7a52c7 } .bar .m2 { background: #b8531a }
-.bar .m3 { background: #2f7d4f }
+.bar { display: flex; height: 1rem; border-radius: 5px; overflow: hidden; margin: .4rem 0 .2rem; gap: 2px }
+.key { display: flex; flex-wrap: wrap; gap: 0 1.2rem; margin: 0 } .key span { white-space: nowrap }
+.key i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .4rem }
+.m0 { background: #4470d8 } .m1 { background: #7a52c7 } .m2 { background: #b8531a } .m3 { background: #2f7d4f }
+td:first-child { overflow-wrap: anywhere; min-width: 9rem }
 .mask dt { color: var(--dim); font-size: .8rem; margin-top: .4rem } .mask dd { margin: 0 }
 .card { margin: .8rem 0 } .shots { justify-content: start } .shots img { max-height: 11rem }
 """
@@ -66,15 +67,13 @@ def _finding(one: Finding) -> Html:
 
 
 def _bar(check: Check) -> Html:
-    """Share of each modality by what the rows hold."""
+    """Share of each modality by what the rows hold, and below, as a part may be narrower than its name, which colour is which."""
     assert check.known is not None
     held = held_shares(check.known.sources)
-    parts = [
-        tag("span", f"{modality} {held[modality]:.0%}", class_=f"m{number}", style=f"width: {100 * held[modality]:.2f}%")
-        for number, modality in enumerate(MODALITIES)
-        if modality in held
-    ]
-    return tag("div", *parts, class_="bar") if parts else Html()
+    known = [(modality, f"m{number}", held[modality]) for number, modality in enumerate(MODALITIES) if modality in held]
+    parts = [tag("span", class_=colour, style=f"width: {100 * share:.2f}%") for _, colour, share in known]
+    key = [tag("span", tag("i", class_=colour), f"{modality} {share:.0%}") for modality, colour, share in known]
+    return join((tag("div", *parts, class_="bar"), tag("p", *key, class_="key small"))) if parts else Html()
 
 
 def _mixture(sources: Sequence[SourceFacts]) -> Html:

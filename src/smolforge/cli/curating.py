@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolforge.cli.settings import add_settings
 from smolforge.errors import UserError
+from smolforge.wording import how_many
 
 if TYPE_CHECKING:
     from smolforge.curating.dedupe import Findings
@@ -107,7 +108,7 @@ def decontaminate(options: argparse.Namespace) -> int:
             max_pixels=max_pixels,
             tick=tick,
         )
-    settings = [("against", ", ".join(f"{one.name} ({len(one.rows):,} rows)" for one in against)), ("by", options.by)]
+    settings = [("against", ", ".join(f"{one.name} ({how_many(len(one.rows), 'row')})" for one in against)), ("by", options.by)]
     _show(options, findings, tables, OVERLAP, settings)
     return 0
 
@@ -164,7 +165,8 @@ def _show(
     console.print(grid)
     lines = [f"pictures: {findings.pictures:,}, {findings.different_pictures:,} of them different"] if findings.pictures else []
     if findings.clusters:
-        lines.append(f"groups of which one row stays: {len(findings.clusters):,}, the largest of {findings.clusters[0]:,} rows")
+        largest = how_many(findings.clusters[0], "row")
+        lines.append(f"groups of which one row stays: {len(findings.clusters):,}, the largest of {largest}")
     reasons = Counter(one.reason for one in findings.removals)
     lines += [f"{reason}: {count:,}" for reason, count in reasons.most_common()]
     for one in findings.removals[:EXAMPLES]:
@@ -222,7 +224,8 @@ class _Progress:
             self._bar.advance(self._task)
             if not self._console.is_terminal and time.monotonic() - self._told > 30:
                 self._told = time.monotonic()
-                self._console.print(f"{self._what}: {self._done:,} of {self._total:,} rows", highlight=False, soft_wrap=True)
+                of = how_many(self._total, "row")
+                self._console.print(f"{self._what}: {self._done:,} of {of}", highlight=False, soft_wrap=True)
 
         return tick
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from smolforge.cli.settings import add_settings
 from smolforge.errors import DataError
+from smolforge.wording import how_many
 
 if TYPE_CHECKING:
     from smolforge.sourcing.download import Fetched, Plan
@@ -141,9 +142,8 @@ def download(options: argparse.Namespace) -> int:
         _print_done(plan, done)
     else:
         how = "their hashes are right" if options.verify else "sizes and times as when they were found right"
-        print(
-            f"everything is here: {len(plan.files):,} files, {how}" + ("" if options.verify else "; --verify hashes them again")
-        )
+        again = "" if options.verify else "; --verify hashes them again"
+        print(f"everything is here: {how_many(len(plan.files), 'file')}, {how}{again}")
     print(_usage(options.source, plan))
     return 0
 
@@ -160,7 +160,7 @@ def _print_plan(plan: Plan, *, files: int) -> None:
     for file in plan.files:
         kinds["".join(PurePosixPath(file.path).suffixes[-2:]) or "(no suffix)"] += file.size
     told = ", ".join(f"{kind} {size(count)}" for kind, count in kinds.most_common(6))
-    print(f"{len(plan.files):,} of {len(listing.files):,} files, {size(plan.size)} ({told})")
+    print(f"{len(plan.files):,} of {how_many(len(listing.files), 'file')}, {size(plan.size)} ({told})")
     for file in plan.files[:files]:
         print(f"  {size(file.size):>10}  {file.path}")
     if 0 < files < len(plan.files):
@@ -173,7 +173,8 @@ def _print_plan(plan: Plan, *, files: int) -> None:
     for name in plan.gone:
         print(f"no longer in the dataset, removed here: {name}")
     if parts := plan.split_archives:
-        print(f"{len(parts)} files are parts of archives that are not unpacked here, such as {parts[0]}: join them with cat")
+        count = how_many(len(parts), "file")
+        print(f"parts of archives that are not unpacked here: {count}, such as {parts[0]}: join them with cat")
 
 
 def _confirm(plan: Plan, *, yes: bool) -> None:
@@ -183,7 +184,7 @@ def _confirm(plan: Plan, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise DataError("nobody to ask", where=str(plan.folder), mend="say --yes to fetch it")
-    less = f" and remove {len(plan.gone):,} files" if plan.gone else ""
+    less = f" and remove {how_many(len(plan.gone), 'file')}" if plan.gone else ""
     if input(f"Fetch {size(plan.to_fetch)} into {plan.folder}{less}? [y/N] ").strip().lower() not in ("y", "yes"):
         raise DataError("not fetched", where=str(plan.folder), mend="answer y, or say --yes")
 
@@ -191,13 +192,13 @@ def _confirm(plan: Plan, *, yes: bool) -> None:
 def _print_done(plan: Plan, done: Fetched) -> None:
     from smolforge.sourcing.disk import size
 
-    print(f"fetched {done.files:,} files, {size(done.bytes)} in {done.seconds:.0f} s; every hash is the Hub's")
+    print(f"fetched {how_many(done.files, 'file')}, {size(done.bytes)} in {done.seconds:.0f} s; every hash is the Hub's")
     if done.removed:
-        print(f"removed {done.removed:,} files that are no longer in the dataset")
+        print(f"removed {how_many(done.removed, 'file')}, no longer in the dataset")
     for name, unpacked in done.unpacked.items():
-        kept = f"; {unpacked.kept:,} other files of the same name were here and stay" if unpacked.kept else ""
-        gone = f"; {unpacked.removed:,} files that it no longer holds were removed" if unpacked.removed else ""
-        print(f"unpacked {name}: {unpacked.files:,} files, {size(unpacked.bytes)}{kept}{gone}")
+        kept = f"; {how_many(unpacked.kept, 'other file')} of the same name, here before, kept" if unpacked.kept else ""
+        gone = f"; {how_many(unpacked.removed, 'file')} that it no longer holds removed" if unpacked.removed else ""
+        print(f"unpacked {name}: {how_many(unpacked.files, 'file')}, {size(unpacked.bytes)}{kept}{gone}")
 
 
 def _usage(source: str, plan: Plan) -> str:
@@ -255,7 +256,8 @@ def prepare(options: argparse.Namespace) -> int:
     done = write(load_recipe(options.recipe, options.overrides), options.out, rows=options.rows)
     for one in done.sources:
         there = "" if one.fresh else ", there already"
-        print(f"{one.source}: {one.rows:,} rows, {one.tokens:,} tokens, {one.tiles:,} tiles, {size(one.bytes)}{there}")
+        counts = ", ".join((how_many(one.rows, "row"), how_many(one.tokens, "token"), how_many(one.tiles, "tile")))
+        print(f"{one.source}: {counts}, {size(one.bytes)}{there}")
         for reason, count in one.left_out.most_common():
             print(f"  left out {count:,}: {reason}")
     if any(one.left_out for one in done.sources):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolforge.errors import UserError
+from smolforge.wording import how_many
 
 if TYPE_CHECKING:
     from smolforge.loading import Loaded
@@ -40,16 +41,21 @@ def train(options: argparse.Namespace) -> int:
 
         recipe = shrink(options.recipe, options.overrides)
         print("tiny: the same run with a model of a million parameters, on a few drawn rows of each source", file=sys.stderr)
-    from smolforge.training.place import claim
-
-    claim(recipe)
-    print(f"loading {recipe.model.name}", file=sys.stderr)
     from smolforge.report import write_report
-    from smolforge.training.loop import train
+    from smolforge.training.place import claim, finished
 
-    folder = train(recipe)
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-        print(f"report: {write_report(folder)}")
+    first = os.environ.get("RANK", "0") == "0"  # of several processes the first one speaks
+    claim(recipe)
+    if line := finished(recipe):
+        if first:
+            print(line, file=sys.stderr)
+    else:
+        print(f"loading {recipe.model.name}", file=sys.stderr)
+        from smolforge.training.loop import train
+
+        train(recipe)
+    if first:
+        print(f"report: {write_report(recipe.run.dir)}")
     return 0
 
 
@@ -101,9 +107,10 @@ def score(options: argparse.Namespace) -> int:
         if options.out:
             out.close()
     if changed:
-        print(f"smolforge: {changed} records gave up tiles or text to fit; their lines say what", file=sys.stderr)
+        said = "gave up tiles or text to fit; their lines say what"
+        print(f"smolforge: {how_many(changed, 'record')} {said}", file=sys.stderr)
     if failed:
-        print(f"smolforge: {failed} of {total} records could not be scored; their lines say why", file=sys.stderr)
+        print(f"smolforge: {failed} of {how_many(total, 'record')} could not be scored; their lines say why", file=sys.stderr)
     return int(failed == total > 0)
 
 
@@ -120,11 +127,14 @@ def _is_scores(file: Path) -> bool:
 
 def compare(options: argparse.Namespace) -> int:
     from smolforge.report import compare_folders, comparison_lines, write_comparison
+    from smolforge.report.page import claim_page
 
+    out = options.out or options.after / "comparison.html"
+    if options.out or options.after.is_dir():  # a misspelt folder is not made
+        claim_page(out)
     compared = compare_folders(options.before, options.after)
     for line in comparison_lines(compared):
         print(line)
-    out = options.out or options.after / "comparison.html"
     print(f"page: {write_comparison(options.before, options.after, out, compared=compared)}")
     return 0
 
@@ -250,7 +260,7 @@ def describe(options: argparse.Namespace) -> int:
     if recipe:
         print(f"\n{about.share}")
     if about.modules:
-        print(f"\nadapters in {len(about.modules)} layers:")
+        print(f"\nadapters in {how_many(len(about.modules), 'layer')}:")
         for pattern, count in about.layers.items():
             print(f"  {count:>4}  {pattern}")
     for line in about.warnings:

@@ -24,6 +24,7 @@ from smolforge.model.presets import PRESETS
 from smolforge.objectives import objective_of
 from smolforge.recipe import MODALITIES, PreferenceSection, Recipe
 from smolforge.records import Record
+from smolforge.wording import how_many
 
 SAMPLE = 128  # examples of the data that are looked at
 ANSWER, QUESTION = 128, 64  # tokens of each answer and of the prompt's text where no data says otherwise
@@ -145,7 +146,7 @@ def layout_of(recipe: Recipe, config: Any, folder: Path | None) -> Layout:
     if not examples:
         return worst(recipe, config, "no example of the data can be used", renderer.images)
     steps = tuple(tuple(examples[first : first + size]) for first in range(0, len(examples), size))
-    source = f"from the first {len(examples)} examples of the data"
+    source = f"from the first {how_many(len(examples), 'example')} of the data"
     return Layout(steps=steps, row_tokens=recipe.batch.row_tokens, source=source, measured=True)
 
 

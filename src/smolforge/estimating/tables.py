@@ -8,6 +8,7 @@ from smolforge.estimating import PARTS, Estimate
 from smolforge.estimating.assumed import ASSUMED
 from smolforge.estimating.comparing import Compared
 from smolforge.estimating.scaling import Scaling
+from smolforge.wording import how_many
 
 UNITS = ((2**30, "GiB", 1), (2**20, "MiB", 0), (2**10, "KiB", 0))
 
@@ -44,7 +45,8 @@ def lines(made: Estimate, *, steps: int | None) -> list[str]:
     found = [
         f"{made.model}, {made.name}: {made.trainable:,} of {made.total:,} parameters train ({share:.3g} %)",
         f"rows {layout.source}: {layout.rows_per_step:.3g} a step, {layout.examples_per_row:.3g} examples a row; the largest has "
-        f"{row.tokens:,} tokens in {len(row.trees)} trees, {row.tiles} tiles, {row.scored:,} scored tokens",
+        f"{row.tokens:,} tokens in {how_many(len(row.trees), 'tree')}, {how_many(row.tiles, 'tile')}, "
+        f"{how_many(row.scored, 'scored token')}",
         "",
     ]
     found += [f"  {PARTS[part]:<26}{size(made.parts[part]):>10}" for part in PARTS if made.parts.get(part)]
@@ -56,7 +58,7 @@ def lines(made: Estimate, *, steps: int | None) -> list[str]:
     found += ["", f"time a step: about {duration(made.seconds)} for {made.flops / 1e12:.3g} TFLOP, at {device.about}"]
     found[-1] += "".join(f"; before step {until:,} about {duration(early.seconds)}" for until, early in made.earlier)
     if steps:
-        found.append(f"{steps} steps: about {duration(made.time(steps))}, without measuring, answering and saving")
+        found.append(f"{how_many(steps, 'step')}: about {duration(made.time(steps))}, without measuring, answering and saving")
     return found + [f"note: {note}" for note in made.notes]
 
 
@@ -89,7 +91,7 @@ SHARDING = {
 def scaling_lines(made: Scaling) -> list[str]:
     """A run on many devices: memory of a rank, the step, communication, data, checkpoints, the run's time; what is assumed."""
     cluster, feed = made.cluster, made.feed
-    machines = f"{cluster.nodes} machine{'s' if cluster.nodes > 1 else ''} of {cluster.per_node}"
+    machines = f"{how_many(cluster.nodes, 'machine')} of {cluster.per_node}"
     found = [
         f"{made.model} on {cluster.devices} x {made.device.name}, {machines}: {SHARDING[cluster.sharding]}",
         f"rows {made.layout.source}",
@@ -121,7 +123,7 @@ def _data_lines(made: Scaling) -> list[str]:
         read = f"{decimal(made.feed.encoded / made.last.seconds)}/s read by every machine: ranks look into all files of a step"
     host, ranks = made.host, made.cluster.per_node
     return [
-        f"a machine's own memory: about {size(ranks * host.total)} for {ranks} rank{'s' if ranks > 1 else ''} with run.workers: "
+        f"a machine's own memory: about {size(ranks * host.total)} for {how_many(ranks, 'rank')} with run.workers: "
         f"{made.workers}, {size(ranks * host.shared)} of it pixels, which travel through /dev/shm",
         f"data: {read}",
         f"  {made.cores:.1f} cores a rank, {made.cores * made.cluster.per_node:.0f} a machine, to lay out, decode and cut: "
@@ -131,10 +133,10 @@ def _data_lines(made: Scaling) -> list[str]:
 
 def _whole_lines(made: Scaling) -> list[str]:
     found = [f"checkpoint: {decimal(made.checkpoint)}, {duration(made.checkpoint / ASSUMED.disk)} to write"]
-    if made.training is not None and made.saving is not None:
+    if made.steps is not None and made.saves is not None and made.training is not None and made.saving is not None:
         found.append(
-            f"{made.steps:,} steps: {duration(made.training)}, and {duration(made.saving)} for {made.saves} checkpoints; "
-            "without measuring and answering"
+            f"{how_many(made.steps, 'step')}: {duration(made.training)}, and {duration(made.saving)} for "
+            f"{how_many(made.saves, 'checkpoint')}; without measuring and answering"
         )
     return found
 

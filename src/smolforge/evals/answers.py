@@ -31,6 +31,7 @@ from smolforge.machine import versions
 from smolforge.model.adapters import weights_fingerprint
 from smolforge.records import Response, fingerprint
 from smolforge.store import Store
+from smolforge.wording import how_many
 
 FORMAT = 2  # raise it when the same prompt and weights would give another answer
 SAY_SECONDS = 10  # between lines where no bar can be drawn
@@ -184,7 +185,7 @@ def _generate(
             bar.advance(shown, len(group))
             if not console.is_terminal and fresh and time.monotonic() - told > SAY_SECONDS:
                 told = time.monotonic()
-                words = f"{what}: {left:,} questions left, {left * (told - began) / fresh:.0f} s"
+                words = f"{what}: {how_many(left, 'question')} left, {left * (told - began) / fresh:.0f} s"
                 console.print(words, highlight=False, soft_wrap=True)
     return broken, fresh
 

@@ -21,6 +21,7 @@ from smolforge.evals.runner import run_task
 from smolforge.loading import Loaded
 from smolforge.objectives.comparison import by_source, lines
 from smolforge.recipe import DataSection
+from smolforge.wording import how_many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def evaluate(
         rows = open_rows(task, benchmark, None if benchmark.drawn else place_of(task, data, wanted.tasks))
         for protocol in wanted.prompts:
             console.print(
-                f"{task}: {benchmark.about}; {protocol}'s prompts, {len(rows):,} rows of {rows.where}",
+                f"{task}: {benchmark.about}; {protocol}'s prompts, {how_many(len(rows), 'row')} of {rows.where}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -29,6 +29,7 @@ from smolforge.evals.photos import object_names, truth
 from smolforge.evals.reading import as_rows, read_json, read_rows
 from smolforge.evals.results import Prediction, Task, measure_facts, write_task
 from smolforge.records import fingerprint
+from smolforge.wording import how_many
 
 IDS = ("id", "image_id", "question_id")
 WORDS = ("prediction", "caption", "answer", "text")
@@ -147,7 +148,7 @@ def _notes(given: Sequence[Given], metrics: Sequence[str]) -> list[str]:
     """What a reader of the scores must know."""
     empty = sum(not one.text.strip() for one in given)
     bare = sum(one.row.get("objects") is None for one in given) if "chair" in metrics else 0
-    notes = [f"{empty} of {len(given)} predictions are empty; they count as they are"] if empty else []
+    notes = [f"{empty:,} of {how_many(len(given), 'prediction')} are empty; they count as they are"] if empty else []
     notes += [f"{bare} of {len(given)} have no objects: what their references do not name counts as invented"] if bare else []
     if "cider" in metrics and len(given) == 1:
         notes.append("CIDEr of one picture is 0: no n-gram tells it from others")
@@ -167,10 +168,12 @@ def read_predictions(file: Path, references: Path | None, *, needed: bool = True
     given = _references(references) if references else {id: _listed(row, REFERENCES[:4]) for id, row in rows.items()}
     if needed and (without := [id for id in rows if not given.get(id)]):
         mend = "give them in a column `references`, or in a file with --references"
-        raise DataError(f"{len(without)} predictions without references, such as {_named(without)}", where=file, mend=mend)
+        what = f"{how_many(len(without), 'prediction')} without references, such as {_named(without)}"
+        raise DataError(what, where=file, mend=mend)
     if unsaid := [id for id in given if id not in rows]:
         mend = "predict them too, or take them out of the references: a score over a part is another score"
-        raise DataError(f"{len(unsaid)} references without a prediction, such as {_named(unsaid)}", where=file, mend=mend)
+        what = f"{how_many(len(unsaid), 'reference')} without a prediction, such as {_named(unsaid)}"
+        raise DataError(what, where=file, mend=mend)
     found = []
     for id, row in rows.items():
         text = next((row[name] for name in WORDS if row.get(name) is not None), None)

@@ -28,6 +28,7 @@ from transformers import (
 
 from smolforge.errors import ModelError
 from smolforge.model.presets import PRESETS, Shape
+from smolforge.wording import how_many
 
 CLASSES: dict[str, Any] = {
     "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
@@ -58,7 +59,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: str 
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"weights cannot be read ({error})", where=folder, mend="check the safetensors files") from error
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{len(missing)} weights are missing, first {missing[0]}", where=folder, mend="copy it again")
+        raise ModelError(f"{how_many(len(missing), 'weight')} missing, first {missing[0]}", where=folder, mend="copy it again")
     return model.to(device).eval()
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from smolforge.wording import how_many
+
 MEASURES = ("sum", "token", "reward")
 DRAWS = 2000  # bootstrap samples
 
@@ -91,11 +93,10 @@ def lines(table: dict[str, dict[str, Any]]) -> list[str]:
                 found.append(f"{source}: {words[measure]} unknown, there is no reference")
                 continue
             if s["ties"] == 1:
-                found.append(f"{source}: chosen preferred {words[measure]}: all ties, {scores['pairs']} pairs")
+                found.append(f"{source}: chosen preferred {words[measure]}: all ties, {how_many(scores['pairs'], 'pair')}")
                 continue
             ties = f", ties {s['ties']:.1%}" if s["ties"] else ""
             interval = f"[{s['low']:.1%}, {s['high']:.1%}]"
-            found.append(
-                f"{source}: chosen preferred {words[measure]} {s['accuracy']:.1%} {interval}{ties}, {scores['pairs']} pairs"
-            )
+            said = f"{s['accuracy']:.1%} {interval}{ties}, {how_many(scores['pairs'], 'pair')}"
+            found.append(f"{source}: chosen preferred {words[measure]} {said}")
     return found

@@ -16,6 +16,7 @@ from smolforge.errors import ModelError
 from smolforge.hub import MODEL_FILES
 from smolforge.model.adapters.origin import CONFIG
 from smolforge.publishing.subject import Subject, as_json
+from smolforge.wording import how_many
 
 PATTERNS = (*MODEL_FILES, "LICENSE*", "NOTICE*")
 OF_TRAINING = ("optimizer.safetensors", "state.json", "trainer_state.json", "recipe.json")  # of a checkpoint
@@ -132,4 +133,4 @@ def listing(files: Sequence[tuple[str, int]]) -> list[str]:
     """
     total = sum(size for _, size in files)
     width = len(f"{total:,}") + 2
-    return [f"{size:>{width},}  {name}" for name, size in files] + [f"{total:>{width},}  bytes in {len(files)} files"]
+    return [f"{size:>{width},}  {name}" for name, size in files] + [f"{total:>{width},}  bytes in {how_many(len(files), 'file')}"]

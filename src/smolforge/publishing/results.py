@@ -13,6 +13,7 @@ from smolforge.publishing.subject import Subject
 from smolforge.report.evaluation import NOTE, Measured, few, known_measures, measured, stages
 from smolforge.report.run import ABOUT, MEASURES, Run
 from smolforge.report.words import FEW, difference, finding, interval, number, tally, verdicts
+from smolforge.wording import how_many
 
 START = "before"  # the stage of the model that a run began from
 
@@ -83,7 +84,7 @@ def _remarks(places: Places, one: Measured) -> list[str]:
     if one.refused:
         lines.append(f"The stages cannot be compared question by question: {one.refused}.")
     if one.compared and any(one.compared.alone):
-        lines.append(f"Differences are over {one.questions:,} questions, which both stages answered.")
+        lines.append(f"Differences are over {how_many(one.questions, 'question')}, which both stages answered.")
     lines += [few(one.questions)] if one.questions < FEW else []
     skipped = {f"{stage}: {rows:,} left out, {why}" for stage, task in one.tasks.items() for why, rows in task.skipped.items()}
     notes = dict.fromkeys(note for task in one.tasks.values() for note in task.notes)
@@ -144,7 +145,7 @@ def index(places: Places, tasks: Sequence[Measured], run: Run, kind: str) -> lis
 
 def _dataset(places: Places, one: Measured) -> dict[str, str]:
     data = one.task.data
-    asked = f"{one.task.questions:,} questions, {one.task.prompts} prompts"
+    asked = f"{how_many(one.task.questions, 'question')}, {one.task.prompts} prompts"
     return {"name": f"{one.task.name} ({asked})", "type": data if places.is_hub(data) else one.task.name}
 
 

@@ -14,6 +14,7 @@ from smolforge.publishing.subject import Subject
 from smolforge.recipe import COMPONENTS, PreferenceSection, parse_recipe
 from smolforge.report.page import duration
 from smolforge.report.run import Run
+from smolforge.wording import how_many
 
 ELSEWHERE = ("model", "data", "eval", "run", "cache")  # sections that the card tells in its own words, or that change no weight
 
@@ -150,7 +151,7 @@ def _is_step(key: str, value: Any) -> bool:
 
 def _length(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     steps, examples = summary["steps"], recipe["batch"]["examples"]
-    return f"{steps:,} steps of {examples:,} examples, {steps * examples:,} examples in all"
+    return f"{how_many(steps, 'step')} of {how_many(examples, 'example')}, {how_many(steps * examples, 'example')} in all"
 
 
 def _time(summary: Mapping[str, Any]) -> str:

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
-from smolforge.errors import did_you_mean
 from smolforge.recipe.adapters import METHODS
 from smolforge.recipe.base import Section
 from smolforge.recipe.whole import Recipe
+from smolforge.wording import did_you_mean
 
 QUOTE = "'"
 TAGS = ("kind", "method")  # what tells the branches of a union apart

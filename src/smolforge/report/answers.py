@@ -10,6 +10,7 @@ from typing import Any
 
 from smolforge.evals.results import Prediction
 from smolforge.report.page import Html, join, markup, picture, tag
+from smolforge.wording import how_many
 
 SHOTS = 6  # pictures of a question that are shown; a video has many
 LONGEST = 700  # characters of a fact
@@ -121,7 +122,7 @@ def answer(prediction: Prediction) -> Html:
     text = marked(prediction.answer, prediction.marks) if prediction.answer.strip() else tag("span", "(nothing)", class_="dim")
     plain = prediction.answer.strip().rstrip(".").lower() == prediction.read.lower()
     notes = [f"read as {prediction.read}"] if prediction.read and not plain else []
-    notes += [] if prediction.finished else [f"cut after {prediction.tokens:,} tokens"]
+    notes += [] if prediction.finished else [f"cut after {how_many(prediction.tokens, 'token')}"]
     return join((text, tag("small", f" ({', '.join(notes)})", class_="dim"))) if notes else text
 
 

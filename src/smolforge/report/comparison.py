@@ -82,9 +82,8 @@ def _task(one: Compared, folders: tuple[Path, ...]) -> Html:
     better = [pair for pair in reversed(one.pairs) if pair.gain > 0]
     remarks = [few(len(one.pairs))] if len(one.pairs) < FEW else []
     if any(one.alone):
-        remarks.append(
-            f"Compared over {these(len(one.pairs))}; {one.alone[0]:,} were asked only before, {one.alone[1]:,} only after."
-        )
+        before, after = one.alone
+        remarks.append(f"Compared over {these(len(one.pairs))}; asked only before: {before:,}, only after: {after:,}.")
     return section(
         one.after.name,
         asked_of({"before": one.before, "after": one.after}),

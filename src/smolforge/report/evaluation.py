@@ -31,6 +31,7 @@ from smolforge.report.words import (
     verdict,
     verdicts,
 )
+from smolforge.wording import how_many
 
 Measures = Mapping[str, Mapping[str, Measure]]  # of each task, by its name
 SHOWN = 8  # questions of a task, of each kind
@@ -303,7 +304,7 @@ def pictures_with_answers(tasks: Sequence[Measured]) -> Html:
         picked = [everywhere[n] for n in spread(len(everywhere))]
         cards = [card({stage: by_id[id] for stage, by_id in found.items()}, folders) for id in picked]
         if cards:
-            count = f" {len(cards)} of {len(everywhere):,} questions, evenly spread"
+            count = f" {len(cards)} of {how_many(len(everywhere), 'question')}, evenly spread"
             parts.append(
                 join(
                     (

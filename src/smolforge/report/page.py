@@ -41,7 +41,7 @@ th, td { text-align: right; padding: .3rem 0 .3rem 1.1rem; border-bottom: 1px so
 td { vertical-align: top } th:first-child, td:first-child { text-align: left; padding-left: 0; min-width: 8.5rem;
   max-width: 24rem }
 td small, th small { display: block; font-weight: 400; line-height: 1.3 } td:not(:first-child) small { white-space: nowrap }
-td.words { text-align: left; min-width: 11rem; font-size: .9rem }
+th.words, td.words { text-align: left } td.words { min-width: 11rem; font-size: .9rem }
 dl.facts { display: grid; grid-template-columns: minmax(5.5rem, max-content) 1fr; gap: .15rem 1rem; margin: .4rem 0 }
 dl.facts dt { color: var(--dim) } dl.facts dd { margin: 0; overflow-wrap: anywhere }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 1rem; margin: .6rem 0 }
@@ -149,11 +149,13 @@ def section(title: str, *body: object) -> Html:
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
-    """A table in a box of its own, which scrolls where the page is narrow. Cells may be whole `td`."""
-    lines = [tag("tr", *(tag("th", cell) for cell in head))]
-    for row in rows:
-        lines.append(tag("tr", *(cell if isinstance(cell, Html) and cell.startswith("<td") else tag("td", cell) for cell in row)))
+    """A table in a box of its own, which scrolls where the page is narrow. Cells may be whole `th` and `td`."""
+    lines = [tag("tr", *(_cell("th", cell) for cell in head)), *(tag("tr", *(_cell("td", cell) for cell in row)) for row in rows)]
     return tag("div", tag("table", *lines), class_="wide")
+
+
+def _cell(kind: str, content: object) -> Html:
+    return content if isinstance(content, Html) and content.startswith(f"<{kind}") else tag(kind, content)
 
 
 def facts(named: Iterable[tuple[str, object]]) -> Html:

@@ -23,6 +23,7 @@ from smolforge.report.evaluation import (
 )
 from smolforge.report.page import Html, duration, facts, join, picture, read_json, section, table, tag
 from smolforge.training.tracking import read_metrics
+from smolforge.wording import how_many
 
 ADAPTER_SETTINGS = ("placement", "r", "init_r", "alpha", "tokens", "projection", "encoder")  # that a page tells
 
@@ -89,7 +90,7 @@ def run_sections(run: Run) -> Html:
 
 def _head(run: Run) -> Html:
     kind, summary = run.recipe["objective"]["kind"].upper(), run.summary
-    state = f"{summary['steps']:,} steps in {duration(summary['seconds'])}" if summary else "not finished yet"
+    state = f"{how_many(summary['steps'], 'step')} in {duration(summary['seconds'])}" if summary else "not finished yet"
     what = tag("p", f"{kind} of ", tag("b", run.recipe["model"]["name"]), f" on {run.sources}")
     return join((tag("h1", run.name), what, tag("p", state, class_="dim")))
 
@@ -210,7 +211,7 @@ def _sample(folder: Path, samples: dict[str, dict[str, Any]]) -> Html:
 
 def _trained(recipe: Mapping[str, Any]) -> Html:
     model, run, batch, optim = recipe["model"], recipe["run"], recipe["batch"], recipe["optim"]
-    length = f"{run['steps']:,} steps" if run["steps"] else f"{run['epochs']:g} epochs"
+    length = how_many(run["steps"], "step") if run["steps"] else f"{run['epochs']:g} epochs"
     revision = f" at {model['revision']}" if model.get("revision") else ""
     return facts(
         [
@@ -219,7 +220,7 @@ def _trained(recipe: Mapping[str, Any]) -> Html:
             ("trains", _trains(recipe)),
             ("data", _sources(recipe["data"])),
             ("held out", _sources(recipe["eval"]["data"]) or "nothing; before and after are measured on training examples"),
-            ("length", f"{length} of {batch['examples']:,} examples"),
+            ("length", f"{length} of {how_many(batch['examples'], 'example')}"),
             ("learning rate", f"{_rate(optim['lr'])}, {optim['schedule']}, warm-up {optim['warmup']:g}"),
         ]
     )

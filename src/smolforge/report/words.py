@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from smolforge.evals.comparing import Change
 from smolforge.evals.measures import Score
+from smolforge.wording import how_many
 
 Verdict = Literal["better", "worse", "higher", "lower", "same", ""]
 COLOURS: dict[Verdict, str] = {"better": "good", "worse": "bad"}
@@ -81,7 +82,7 @@ def these(questions: int) -> str:
     >>> these(1), these(2400)
     ('this 1 question', 'these 2,400 questions')
     """
-    return "this 1 question" if questions == 1 else f"these {questions:,} questions"
+    return f"{'this' if questions == 1 else 'these'} {how_many(questions, 'question')}"
 
 
 def sentences(changes: Mapping[str, Change], measures: Mapping[str, Mapping[str, Any]], questions: int) -> str:
@@ -123,9 +124,8 @@ def tally(found: Sequence[Verdict]) -> str:
     'Of 3 scores, 2 are better, none is worse, 1 shows no difference.'
     """
     better, worse, same = (found.count(kind) for kind in ("better", "worse", "same"))
-    scores = "1 score" if len(found) == 1 else f"{len(found)} scores"
     unsure = f", {same} {'show' if same > 1 else 'shows'} no difference" if same else ""
-    return f"Of {scores}, {_is(better)} better, {_is(worse)} worse{unsure}."
+    return f"Of {how_many(len(found), 'score')}, {_is(better)} better, {_is(worse)} worse{unsure}."
 
 
 def _is(count: int) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from smolforge.data.sources.catalog import NamedSource
 from smolforge.data.sources.configs import of_config
-from smolforge.errors import DataError, did_you_mean
+from smolforge.errors import DataError
 from smolforge.hub import attempts_held, last_attempt
+from smolforge.wording import did_you_mean
 
 OURS = ".smolforge"  # folder in a download that holds what we know about it; no file of a repository may lie there
 CARDS = ("README.md", "LICENSE*", "dataset_infos.json")  # always fetched: small, and the README names the configurations

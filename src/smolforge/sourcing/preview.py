@@ -26,6 +26,7 @@ from smolforge.sourcing.disk import size
 from smolforge.sourcing.heads import open_heads
 from smolforge.sourcing.hub_files import one_line
 from smolforge.terminal import printable
+from smolforge.wording import how_many
 
 LONG = 1200  # characters of a text that the terminal shows
 SHORT = 60  # of a value in the table of columns
@@ -222,9 +223,9 @@ def shown(found: Look) -> RenderableType:
 def rows_in_words(found: Look) -> str:
     """How many rows there are, as far as a preview knows."""
     if found.heads:
-        more = f" and {len(found.heads) - 1:,} more files" if len(found.heads) > 1 else ""
+        more = f" and {how_many(len(found.heads) - 1, 'more file')}" if len(found.heads) > 1 else ""
         return f"the first rows of {found.heads[0]}{more}; what they name by path was not fetched"
-    return "a stream" if found.total is None else f"{found.total:,} rows"
+    return "a stream" if found.total is None else how_many(found.total, "row")
 
 
 def _row(seen: Seen, *, here: bool) -> RenderableType:
@@ -284,7 +285,7 @@ def _look_at(part: Media | Video) -> str:
         size_ = f" of {size(len(part.ref))}" if isinstance(part.ref, bytes) else ""
         return f"picture, {picture.width} x {picture.height}{size_}"
     film = timeline(part.ref, folder_fps=part.folder_fps)
-    words = f"video, {float(film.seconds):.1f} s, {len(film.stamps)} frames"
+    words = f"video, {float(film.seconds):.1f} s, {how_many(len(film.stamps), 'frame')}"
     if part.start is None and part.end is None:
         return words
     clip = film.clip(part.start, part.end)

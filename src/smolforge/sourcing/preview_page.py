@@ -26,13 +26,12 @@ def write_page(found: Look, out: Path) -> Path:
     name = found.section.source
     about = [
         ("configuration", str(found.section.name or "")), ("split", found.section.split), ("holds", found.modality or ""),
-        ("rows", rows_in_words(found).removesuffix(" rows")),
+        ("rows", rows_in_words(found) if found.heads or found.total is None else f"{found.total:,}"),
     ]  # fmt: skip
     words = "Drawn rows in the real columns: what they say is made up." if found.section.fixture else ""
     made_up = tag("p", words, class_="lead") if words else Html()
-    columns = table(
-        ("column", "type", "first value"), [[tag("td", cell, class_="words") for cell in row] for row in found.columns]
-    )
+    head = [tag("th", title, class_="words") for title in ("column", "type", "first value")]
+    columns = table(head, [[tag("td", cell, class_="words") for cell in row] for row in found.columns])
     body = (
         tag("h1", name),
         facts(about),

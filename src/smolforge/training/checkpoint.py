@@ -29,6 +29,7 @@ from smolforge.errors import CheckpointError
 from smolforge.files import flush
 from smolforge.model.adapters import Adapters
 from smolforge.model.build import quiet
+from smolforge.training.place import checkpoint_name, checkpoint_steps
 from smolforge.training.shards import WHOLE, Share, read_tensors, write_shard
 
 if TYPE_CHECKING:
@@ -148,23 +149,8 @@ def load_state(checkpoint: Path, share: Share | None = None) -> tuple[dict[str, 
 
 def prune(folder: Path, keep: Iterable[int]) -> None:
     """Delete checkpoints of other steps than these."""
-    kept = {checkpoint_name(step) for step in keep}
-    for path in folder.glob("step-*"):
-        if path.name not in kept and not path.name.endswith(UNFINISHED):
-            shutil.rmtree(path)
-
-
-def checkpoint_name(step: int) -> str:
-    """
-    >>> checkpoint_name(100)
-    'step-00000100'
-    """
-    return f"step-{step:08d}"
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of the whole checkpoints, ascending."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.name[5:].isdigit())
+    for step in set(checkpoint_steps(folder)).difference(keep):
+        shutil.rmtree(folder / checkpoint_name(step))
 
 
 def _write_model(draft: Path, model: Any, processor: dict[str, bytes]) -> None:

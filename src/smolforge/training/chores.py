@@ -24,22 +24,15 @@ from smolforge.model.quantize import left_whole
 from smolforge.objectives.comparison import Comparison, by_source
 from smolforge.objectives.comparison import lines as preference_lines
 from smolforge.recipe import COMPONENTS, Recipe
-from smolforge.training.checkpoint import (
-    checkpoint_name,
-    checkpoint_steps,
-    load_state,
-    prune,
-    save_checkpoint,
-    save_model,
-    save_shards,
-)
+from smolforge.training.checkpoint import load_state, prune, save_checkpoint, save_model, save_shards
 from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
-from smolforge.training.place import claim
+from smolforge.training.place import checkpoint_name, checkpoint_steps, claim, finished_line
 from smolforge.training.runtime import Runtime
 from smolforge.training.samples import mean_answer, show_samples, write_samples
 from smolforge.training.setup import Setup
 from smolforge.training.tracking import Tracking
+from smolforge.wording import how_many
 
 TOGETHER = 2.0  # seconds in which signals are one: a killed launcher's end may be told once for each thread that it had
 
@@ -95,7 +88,7 @@ def is_finished(run: Setup, runtime: Runtime) -> bool:
     """A run that is over and has its summary is left as it is."""
     finished = is_over(run) and (run.folder / "summary.json").is_file()
     if finished and runtime.is_main:
-        print(f"{run.folder} is finished: {run.progress.step} of {run.steps} steps", file=sys.stderr)
+        print(finished_line(run.folder, run.progress.step, run.steps), file=sys.stderr)
     return finished
 
 
@@ -112,9 +105,10 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
     if recipe.quantize and (whole := [name for name in whole if not stands_beside(f"{name}.")]):
         kinds = ", ".join(f"{count} {name.removesuffix('.base_layer')}" for name, count in grouped(whole).items())
         tracking.say(f"{recipe.quantize.kind} leaves {kinds} as they are: their rows are not whole blocks of 64")
+    length = how_many(run.steps, "step")
     for part in COMPONENTS:
         if recipe.freeze.until(part) >= run.steps:
-            tracking.say(f"{part} stays frozen: freeze.{part} is {recipe.freeze.until(part)}, and the run has {run.steps} steps")
+            tracking.say(f"{part} stays frozen: freeze.{part} is {recipe.freeze.until(part)}, and the run has {length}")
     for line in about_data(recipe, run.stream, run.eval_stream, steps=run.steps, devices=runtime.world):
         tracking.say(line)
     if runtime.is_main:
@@ -147,9 +141,9 @@ def start(run: Setup, runtime: Runtime, tracking: Tracking) -> None:
 
 def about_data(recipe: Recipe, stream: Stream, held: Stream, *, steps: int, devices: int) -> Iterator[str]:
     """What the run reads, what lists leave out of it, and devices that a step has too few examples for."""
-    rows = ", ".join(f"{one.name} {one.size}" for one in stream.sources)
-    yield f"{rows}; {steps} steps of {recipe.batch.examples} examples, {recipe.run.dir}"
-    listed = [f"{one.name} {one.size}" for one in held.sources if one.left_out is not None]
+    rows = ", ".join(f"{one.called} {one.size}" for one in stream.sources)
+    yield f"{rows}; {how_many(steps, 'step')} of {how_many(recipe.batch.examples, 'example')}, {recipe.run.dir}"
+    listed = [f"{one.called} {one.size}" for one in held.sources if one.left_out is not None]
     if listed and recipe.eval.data:
         yield f"held-out: {', '.join(listed)}"
     if idle := left_idle(recipe.batch.examples, devices):

@@ -1,13 +1,23 @@
-"""A run's folder before anything is loaded: it can be made, and nobody else's files are in it."""
+"""A run's folder before anything is loaded: it can be made, nobody else's files are in it, and what it holds is of this recipe.
+
+Imports no torch: what a folder alone tells is said at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
+from smolforge.data.identity import unchanged
+from smolforge.errors import CheckpointError
 from smolforge.folders import make, refuse_others
-from smolforge.recipe import Recipe
+from smolforge.recipe import Recipe, changes_said
+from smolforge.wording import some
 
 BEGUN = "recipe.json"  # a folder with it is a run's, whatever else a person has put there
+NAMED = 5  # settings that a refusal names
 EARLY = ("base", "metrics.jsonl", BEGUN)  # what a run may have written when it was killed before; drafts are called after them
 
 
@@ -31,3 +41,79 @@ def claim(recipe: Recipe, beside: Collection[str] = ()) -> None:
     if not (folder / BEGUN).is_file() and not any(folder.glob("checkpoints/step-*/state.json")):
         refuse_others(folder, own)
     make(folder, "run.dir")
+
+
+def refuse_other_recipe(recipe: Recipe, folder: Path, state: Mapping[str, Any]) -> None:
+    """A run directory holds one recipe, from its first checkpoint on.
+
+    Args:
+        state: of its newest checkpoint; empty where there is none.
+
+    Raises:
+        CheckpointError: the recipe is another one.
+    """
+    written = folder / "recipe.json"
+    before = state.get("recipe")
+    if before is None and (folder / "model").exists() and written.is_file():
+        before = json.loads(written.read_text(encoding="utf-8"))
+    changed = changes_said(before, recipe) if before else []
+    if changed:
+        raise CheckpointError(
+            f"holds a run of another recipe ({some(changed, NAMED, between='; ')})",
+            where=folder,
+            mend="give this one its own run.dir, or delete that run",
+        )
+
+
+def finished(recipe: Recipe) -> str:
+    """The line that says a run is over and was summed up; empty where it is not, or where only its opened data would tell that
+    they are still the same.
+
+    Raises:
+        CheckpointError: the folder holds a run of another recipe.
+    """
+    folder = recipe.run.dir
+    state, summary = _newest_state(folder), _read(folder / "summary.json")
+    refuse_other_recipe(recipe, folder, state)
+    steps = recipe.run.steps or summary.get("steps", 0)  # of epochs its own end tells
+    step = state.get("step", 0)
+    over = state and summary and (state.get("ended") or step >= steps)
+    return finished_line(folder, step, steps) if over and _same_data(recipe, state.get("data", {})) else ""
+
+
+def finished_line(folder: Path, step: int, steps: int) -> str:
+    """What is said of a run that is over."""
+    return f"{folder} is finished: {step} of {steps} steps"
+
+
+def _same_data(recipe: Recipe, kept: Mapping[str, Any]) -> bool:
+    if recipe.run.other_data:
+        return True
+    return bool(kept) and unchanged(recipe.data, kept["data"]) and unchanged(recipe.eval.data, kept["eval.data"])
+
+
+def _newest_state(folder: Path) -> dict[str, Any]:
+    steps = checkpoint_steps(folder / "checkpoints")
+    return _read(folder / "checkpoints" / checkpoint_name(steps[-1]) / "state.json") if steps else {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Empty where there is no such file, or a damaged one, which whoever needs it refuses."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+def checkpoint_name(step: int) -> str:
+    """
+    >>> checkpoint_name(100)
+    'step-00000100'
+    """
+    return f"step-{step:08d}"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints, ascending."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.name[5:].isdigit())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +17,7 @@ from smolforge.data.pack import refuse_repeated
 from smolforge.data.pipeline import Stream, decode_pictures, open_stream
 from smolforge.data.render import Renderer
 from smolforge.data.tally import Tally
-from smolforge.errors import CheckpointError, DataError, some
+from smolforge.errors import CheckpointError, DataError
 from smolforge.hub import local_folder
 from smolforge.loading import base_folder, load_tree, merge, run_renderer, same_tokenizer
 from smolforge.model.adapters import BASE, add_adapters, base_fingerprint, is_adapter, refuse_another_base
@@ -26,14 +25,14 @@ from smolforge.model.freeze import apply_freeze
 from smolforge.model.quantize import quantize
 from smolforge.model.tree import TreeModel
 from smolforge.objectives import Objective, objective_of
-from smolforge.recipe import COMPONENTS, Recipe, changes_said
+from smolforge.recipe import COMPONENTS, Recipe
 from smolforge.training.checkpoint import clear_leftovers, load_state, newest_checkpoint, processor_files, save_model
 from smolforge.training.fixed import Fixed, fix, open_features
 from smolforge.training.optim import Optimizer
+from smolforge.training.place import refuse_other_recipe
 from smolforge.training.runtime import Runtime
 from smolforge.training.sharding import Sharding, refuse_unfit
-
-NAMED = 5  # settings that a refusal names
+from smolforge.wording import how_many
 
 
 @dataclass
@@ -225,21 +224,6 @@ def _base_for_adapters(recipe: Recipe, begin: Path, model: TreeModel, runtime: R
     return str(begin.resolve()) if here else recipe.model.name
 
 
-def refuse_other_recipe(recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:
-    """A run directory holds one recipe, from its first checkpoint on."""
-    written = folder / "recipe.json"
-    before = state.get("recipe")
-    if before is None and (folder / "model").exists() and written.is_file():
-        before = json.loads(written.read_text(encoding="utf-8"))
-    changed = changes_said(before, recipe) if before else []
-    if changed:
-        raise CheckpointError(
-            f"holds a run of another recipe ({some(changed, NAMED, between='; ')})",
-            where=folder,
-            mend="give this one its own run.dir, or delete that run",
-        )
-
-
 def refuse_other_data(recipe: Recipe, before: dict[str, list[Identity]], now: dict[str, list[Identity]]) -> tuple[str, ...]:
     """A run goes on with the data that it began with; what to tell where the recipe lets it go on all the same.
 
@@ -268,4 +252,4 @@ def _meet_data(stream: Stream, examples: int) -> None:
             return
         except DataError as error:
             tally.drop(error, stream.name(index))
-    raise DataError(f"none of the first {examples} examples can be used: {tally.named[0]}")
+    raise DataError(f"none of the first {how_many(examples, 'example')} can be used: {tally.named[0]}")
