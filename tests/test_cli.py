@@ -289,9 +289,6 @@ def test_what_a_finished_run_answers_is_said_before_torch_is_imported(capsys, ti
     code, _, _, err = apart("train", file)
     assert code == 1
     assert "holds a run of other data (eval.data.0" in err, "what is finished was made of other rows"
-    code, loaded, _, err = apart("train", file, "run.other_data=true")
-    assert (code, loaded) == (0, False)
-    assert "is finished: 1 of 1 steps" in err
 
 
 def test_headings_of_words_stand_above_them_on_the_previews_page(capsys, tmp_path):

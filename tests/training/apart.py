@@ -41,7 +41,8 @@ def train_apart(recipe: Recipe, environment: dict[str, str]) -> None:
 
 
 def dies_in_save(step: int, file: int = 3) -> dict[str, str]:
-    """Environment of a process that is killed in the first checkpoint from a step on, before it opens its n-th file (n > 0).
+    """Environment of a process that is killed in the first checkpoint from a step on, before it opens its n-th file (n > 0), or
+    before the whole draft is renamed (0).
 
     A process that watches from outside may come too late, on a machine that has other things to do.
     """
@@ -49,17 +50,17 @@ def dies_in_save(step: int, file: int = 3) -> dict[str, str]:
 
 
 def die_in_save(step: int, file: int) -> None:
-    draft, me = re.compile(rf"step-(\d+){re.escape(UNFINISHED)}/"), os.getpid()
-    opened = 0
+    draft, me = re.compile(rf"step-(\d+){re.escape(UNFINISHED)}(/|$)"), os.getpid()
+    met, opened = "open" if file else "os.rename", 0
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal opened
-        if event != "open" or os.getpid() != me:
+        if event != met or os.getpid() != me:
             return
         found = draft.search(str(arguments[0]))
         if found and int(found[1]) >= step:
             opened += 1
-            if opened == file:
+            if opened == max(file, 1):
                 os.kill(me, signal.SIGKILL)
 
     sys.addaudithook(note)

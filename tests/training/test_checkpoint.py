@@ -23,6 +23,7 @@ from smolforge.training.checkpoint import (
     save_model,
 )
 from smolforge.training.loop import train
+from smolforge.training.place import checkpoint_steps
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, *, after_files: int) -> None:
@@ -131,3 +132,11 @@ def test_prune_keeps_what_it_is_told(tmp_path):
         (tmp_path / f"step-{step:08d}").mkdir()
     prune(tmp_path, [1, 3])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
+
+
+def test_a_folder_of_another_spelling_is_not_a_checkpoint(tmp_path):
+    for name in ("step-7", "step-00000008", "step-²", "step-9.bak"):
+        (tmp_path / name).mkdir()
+    assert checkpoint_steps(tmp_path) == [8]
+    prune(tmp_path, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-7", "step-9.bak", "step-²"]

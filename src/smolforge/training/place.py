@@ -13,6 +13,7 @@ from typing import Any
 from smolforge.data.identity import unchanged
 from smolforge.errors import CheckpointError
 from smolforge.folders import make, refuse_others
+from smolforge.hub import folder_here
 from smolforge.recipe import Recipe, changes_said
 from smolforge.wording import some
 
@@ -66,19 +67,26 @@ def refuse_other_recipe(recipe: Recipe, folder: Path, state: Mapping[str, Any]) 
 
 
 def finished(recipe: Recipe) -> str:
-    """The line that says a run is over and was summed up; empty where it is not, or where only its opened data would tell that
-    they are still the same.
+    """The line that says a run is over and was summed up; empty where it is not, or where only loading more would tell that it
+    is: its data and the base of its adapters must be what they were.
 
     Raises:
         CheckpointError: the folder holds a run of another recipe.
     """
     folder = recipe.run.dir
-    state, summary = _newest_state(folder), _read(folder / "summary.json")
+    state = _newest_state(folder)
     refuse_other_recipe(recipe, folder, state)
-    steps = recipe.run.steps or summary.get("steps", 0)  # of epochs its own end tells
-    step = state.get("step", 0)
-    over = state and summary and (state.get("ended") or step >= steps)
+    if not state or (recipe.adapters and folder_here(recipe.model.name)):
+        return ""
+    step, ended = state["step"], state.get("ended", False)
+    steps = recipe.run.steps or (0 if ended else step)  # epochs of the same data end where they ended, if not early
+    over = steps and (ended or step >= steps) and is_summed_up(folder, step)
     return finished_line(folder, step, steps) if over and _same_data(recipe, state.get("data", {})) else ""
+
+
+def is_summed_up(folder: Path, step: int) -> bool:
+    """Whether a run's summary is of this step: a run that went on with more rows has an older one until it ends again."""
+    return _read(folder / "summary.json").get("steps") == step
 
 
 def finished_line(folder: Path, step: int, steps: int) -> str:
@@ -87,8 +95,6 @@ def finished_line(folder: Path, step: int, steps: int) -> str:
 
 
 def _same_data(recipe: Recipe, kept: Mapping[str, Any]) -> bool:
-    if recipe.run.other_data:
-        return True
     return bool(kept) and unchanged(recipe.data, kept["data"]) and unchanged(recipe.eval.data, kept["eval.data"])
 
 
@@ -116,4 +122,6 @@ def checkpoint_name(step: int) -> str:
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the whole checkpoints, ascending."""
-    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.name[5:].isdigit())
+    names = {path.name for path in folder.glob("step-*")}
+    steps = {int(name[5:]) for name in names if name[5:].isdecimal()}
+    return sorted(step for step in steps if checkpoint_name(step) in names)
