@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from typing import Literal
 
+from smolforge.wording import how_many
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -77,7 +79,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding(
         "ok",
         "CPU",
-        f"{torch.get_num_threads()} threads, bfloat16 {'fast' if _fast_bf16() else 'without fast instructions'}",
+        f"{how_many(torch.get_num_threads(), 'thread')}, bfloat16 {'fast' if _fast_bf16() else 'without fast instructions'}",
     )
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

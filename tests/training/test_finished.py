@@ -44,6 +44,17 @@ def test_epochs_over_the_same_rows_are_finished(epochs):
     assert finished(recipe) == f"{recipe.run.dir} is finished: 4 of 4 steps"
 
 
+def test_a_model_that_was_deleted_is_written_again(make_recipe):
+    recipe = make_recipe(run__steps=2)
+    train(recipe)
+    model = recipe.run.dir / "model" / "model.safetensors"
+    before = model.read_bytes()
+    shutil.rmtree(model.parent)
+    assert finished(recipe) == ""
+    train(recipe)
+    assert model.read_bytes() == before
+
+
 def test_epochs_over_more_rows_go_on(epochs):
     train(epochs(4))
     more = epochs(8, run__other_data="true")

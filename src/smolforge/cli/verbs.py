@@ -267,7 +267,7 @@ def describe(options: argparse.Namespace) -> int:
         print(f"warning: {line}")
     print(f"\ncontext          {about.context:,} tokens\nvocabulary       {about.vocabulary:,}")
     if about.image_tokens:
-        print(f"image            {about.image_tokens} tokens a tile of {about.tile} x {about.tile} pixels")
+        print(f"image            {how_many(about.image_tokens, 'token')} a tile of {about.tile} x {about.tile} pixels")
     print(
         "special tokens   "
         + "\n                 ".join(f"{number:>6}  {token}" for token, number in about.special_tokens.items())

@@ -27,6 +27,7 @@ from smolforge.loading import base_folder
 from smolforge.model.build import read_config, shape_config
 from smolforge.model.presets import PRESETS
 from smolforge.recipe import COMPONENTS, PreferenceSection, Recipe
+from smolforge.wording import how_many
 
 # Bytes beside the tensors of a process on a CPU (measured with a model of a million parameters, docs/memory.md): Python with all
 # that is imported before a run, and what the run adds: tokenizer, data, threads.
@@ -292,7 +293,7 @@ def device_for(recipe: Recipe, gpu: str | None = None) -> Device:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     measured, share = matrix_rate(recipe.model.dtype), REACHED[recipe.model.dtype]
     about = f"{measured / 1e12:.2f} TFLOP/s in a large matrix product measured just now, of which steps reach about {share:.0%}"
-    name = f"this machine's CPU, {torch.get_num_threads()} threads"
+    name = f"this machine's CPU, {how_many(torch.get_num_threads(), 'thread')}"
     return Device(name=name, memory=memory, flops=measured * share, bandwidth=None, about=about, gpu=False, here=True)
 
 

@@ -27,7 +27,7 @@ from smolforge.recipe import COMPONENTS, Recipe
 from smolforge.training.checkpoint import load_state, prune, save_checkpoint, save_model, save_shards
 from smolforge.training.evaluate import held_out, read_comparisons
 from smolforge.training.fixed import announce_features, keep_references
-from smolforge.training.place import checkpoint_name, checkpoint_steps, claim, finished_line, is_summed_up
+from smolforge.training.place import checkpoint_name, checkpoint_steps, claim, finished_line, is_complete
 from smolforge.training.runtime import Runtime
 from smolforge.training.samples import mean_answer, show_samples, write_samples
 from smolforge.training.setup import Setup
@@ -86,7 +86,7 @@ def held(recipe: Recipe, runtime: Runtime, beside: Collection[str] = ()) -> Iter
 
 def is_finished(run: Setup, runtime: Runtime) -> bool:
     """A run that is over and has its summary is left as it is."""
-    finished = is_over(run) and is_summed_up(run.folder, run.progress.step)
+    finished = is_over(run) and is_complete(run.folder, run.progress.step)
     if finished and runtime.is_main:
         print(finished_line(run.folder, run.progress.step, run.steps), file=sys.stderr)
     return finished

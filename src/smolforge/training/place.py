@@ -80,13 +80,14 @@ def finished(recipe: Recipe) -> str:
         return ""
     step, ended = state["step"], state.get("ended", False)
     steps = recipe.run.steps or (0 if ended else step)  # epochs of the same data end where they ended, if not early
-    over = steps and (ended or step >= steps) and is_summed_up(folder, step)
+    over = steps and (ended or step >= steps) and is_complete(folder, step)
     return finished_line(folder, step, steps) if over and _same_data(recipe, state.get("data", {})) else ""
 
 
-def is_summed_up(folder: Path, step: int) -> bool:
-    """Whether a run's summary is of this step: a run that went on with more rows has an older one until it ends again."""
-    return _read(folder / "summary.json").get("steps") == step
+def is_complete(folder: Path, step: int) -> bool:
+    """Whether a run's model is there, and its summary is of this step: a run that went on with more rows has an older one until
+    it ends again."""
+    return (folder / "model").is_dir() and _read(folder / "summary.json").get("steps") == step
 
 
 def finished_line(folder: Path, step: int, steps: int) -> str:
