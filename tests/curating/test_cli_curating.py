@@ -113,6 +113,79 @@ def test_decontaminate(run, pictures, tmp_path, capsys):
     assert '"row": 2' in (tmp_path / "overlap.jsonl").read_text()
 
 
+def write_recipe(file, *entries, **more):
+    file.write_text(json.dumps({"model": {"name": "x"}, "data": entries, "run": {"dir": "r", "steps": 1}, **more}))
+
+
+def write_texts(file, texts):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps({"prompt": f"What of {text}?", "completion": text}) + "\n" for text in texts))
+
+
+def test_every_entry_that_reads_a_listed_row_is_in_what_is_to_be_typed(run, tmp_path, capsys):
+    """Rows of the list: 3 of train and 0 of test. Of them the third entry reads one again, the last none."""
+    write_texts(tmp_path / "set" / "train.jsonl", ["a fox", "a hen", "an owl", "a fox", "a cow", "a yak"])
+    write_texts(tmp_path / "set" / "test.jsonl", ["a hen", "a bat"])
+    write_texts(tmp_path / "other.jsonl", ["a gnu"])
+    splits = ("train+test", "train[3:]", "train[4:]")
+    write_recipe(tmp_path / "r.yaml", {"source": "other.jsonl"}, *({"source": "set", "split": split} for split in splits))
+    assert run("dedupe", "r.yaml", "--cache", "cache", "--out", "dup.jsonl") == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("to leave these rows out: "))
+    settings = shlex.split(said.partition(" RECIPE ")[2])
+    assert settings == ["data.1.exclude=[dup.jsonl]", "data.2.exclude=[dup.jsonl]"]
+    applied = load_recipe(tmp_path / "r.yaml", settings)
+    assert [list(open_source(section).rows) for section in applied.data] == [[0], [0, 1, 2, 4, 5, 7], [4, 5], [4, 5]]
+
+
+@pytest.mark.parametrize("second", ["A", None])
+def test_two_homes_of_a_source_are_told_apart(run, tmp_path, monkeypatch, capsys, second):
+    """The table, the examples, the page and the list; of a source with one home nothing is told."""
+    rows = [{"prompt": "What of it?", "completion": "A fox."}]
+    monkeypatch.setattr("smolforge.data.sources.tables.hub_table", lambda *_, **__: rows)
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.jsonl").write_text(json.dumps(rows[0]))
+    entry = {"source": "me/two"}
+    write_recipe(tmp_path / "r.yaml", entry | {"dir": "B"}, entry | ({"dir": second} if second else {"revision": "v2"}))
+    assert run("dedupe", "r.yaml", "--cache", "cache", "--out", "dup.jsonl") == 0
+    home = "dir A" if second else "revision v2"
+    told = f"me/two ({home})[0] is me/two (dir B)[0]"
+    said = capsys.readouterr().out
+    assert told in said
+    page = (tmp_path / "dup.html").read_text()
+    for part in (f"me/two ({home}) train", "me/two (dir B) train"):
+        assert part in said, part
+        assert part in page, part
+    assert f"</b>me/two ({home})[0]" in page
+    assert json.loads((tmp_path / "dup.jsonl").read_text())["of"] == "me/two (dir B)[0]"
+    write_recipe(tmp_path / "one.yaml", entry | {"dir": "B"}, entry | {"dir": "B"})
+    assert run("dedupe", "one.yaml", "--cache", "cache") == 0
+    assert "such as me/two[0]" in capsys.readouterr().out
+
+
+def test_what_is_held_out_is_told_from_what_is_trained_on(run, tmp_path, capsys):
+    """One source in two folders, and two splits of one folder."""
+    for folder in ("A", "B"):
+        for split in ("train", "test"):
+            write_texts(tmp_path / folder / f"{split}.jsonl", ["a fox"])
+    train, held = ({"source": "me/two", "dir": folder} for folder in ("A", "B"))
+    write_recipe(tmp_path / "r.yaml", train, eval={"data": [held]})
+    assert run("decontaminate", "r.yaml", "--against", "r.yaml", "--cache", "cache") == 0
+    assert "me/two[0] is me/two (dir B)[0]" in capsys.readouterr().out
+    assert "me/two (dir B) (1 row)" in (tmp_path / "r.overlap.html").read_text()
+    assert run("decontaminate", "A", "--against", "A", "--against-split", "test", "--cache", "cache") == 0
+    assert "A[0] is A test.jsonl[0]" in capsys.readouterr().out
+
+
+def test_configurations_are_called_as_everywhere(run, tmp_path, capsys):
+    for name in ("vqa", "captions"):
+        write_texts(tmp_path / "several" / f"{name}.jsonl", [name])
+    write_recipe(tmp_path / "r.yaml", {"source": "several", "name": ["vqa", "captions"]})
+    assert run("dedupe", "r.yaml", "--cache", "cache") == 0
+    assert "several vqa,captions train" in capsys.readouterr().out
+    assert "several vqa,captions train" in (tmp_path / "r.duplicates.html").read_text()
+
+
 def test_options_that_would_do_nothing(run, tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: {name: x}\ndata: [{source: none}]\nrun: {dir: r, steps: 1}\n")
     with pytest.raises(UserError, match="--split and --name are for a source"):

@@ -115,6 +115,42 @@ def test_a_recipe_names_its_own_evaluation_set(rows, tmp_path, store):
         open_against(str(recipe))
 
 
+def test_rows_in_subfolders_are_read_though_pictures_lie_beside(rows, store, tmp_path):
+    """As many repositories are laid out: data/test.jsonl, images/1.png."""
+    held = tmp_path / "held"
+    for below in ("data", "images"):
+        (held / below).mkdir(parents=True)
+    (held / "data" / "test.jsonl").write_text(json.dumps({"image": "images/1.png", "question": f"{LONG}?", "answer": "5"}))
+    photo(1).save(held / "images" / "1.png")
+    train = rows("train", [{"prompt": f"Tell me {LONG}", "completion": "four"}])
+    (opened,) = open_against(str(held), split="test[:9]")
+    tables = open_tables([DataSection(source=str(train))])
+    (removal,) = find_overlaps(tables, [opened], store=store).removals
+    assert (removal.index, removal.reason, removal.of) == (0, "text of an evaluation", f"{held}[0]")
+    for split in ("train", "nosuch", "test+nosuch"):
+        with pytest.raises(DataError, match=r"no split .*it has test"):
+            open_against(str(held), split=split)
+
+
+@pytest.mark.parametrize("name", ["rows.arrow", "rows.tsv"])
+def test_rows_that_cannot_be_read_are_not_passed_over_for_the_pictures_beside(tmp_path, name):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / name).write_text("question\tanswer\nWho?\tHe.\n")
+    photo(1).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a folder without captions\.jsonl"):
+        open_against(str(tmp_path))
+
+
+def test_a_folder_of_pictures_has_no_splits(tmp_path):
+    (tmp_path / "below").mkdir()
+    photo(1).save(tmp_path / "below" / "a.png")
+    (tmp_path / "README.md").write_text("Pictures.\n")
+    (opened,) = open_against(str(tmp_path))
+    assert len(opened.rows) == 1
+    with pytest.raises(DataError, match="no split test: a folder of pictures has none; leave --against-split out"):
+        open_against(str(tmp_path), split="test")
+
+
 def test_what_cannot_be_compared_with(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="without pictures or a table"):

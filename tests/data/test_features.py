@@ -57,6 +57,13 @@ def test_what_is_put_is_got_bit_for_bit(tmp_path, dtype):
     assert cache.get(key(9)) is None
 
 
+def test_features_of_a_number_format_that_is_not_kept(tmp_path):
+    cache = FeatureCache(folder=tmp_path / "features", max_bytes=10**9, dtype=torch.float64)
+    with pytest.raises(KeyError):
+        cache.put(key(0), features(0))
+    assert not list(tmp_path.rglob("*.npy*"))
+
+
 def test_features_with_a_graph_or_strides_are_kept(cache):
     given = features(0).transpose(1, 2).requires_grad_()
     cache.put(key(0), given * 1)

@@ -350,20 +350,247 @@ def test_the_card_s_configurations_count(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_of_rows_in_subfolders(tmp_path):
+def carded(folder: Path, configs: str) -> Path:
+    """A folder whose card says where its rows are."""
+    lay_out(folder, a__x_jsonl=asked(1), a__y_jsonl=asked(2))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}\n---\n")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["b", "./b", "linked", "csv"])
+def test_a_card_counts_wherever_its_folder_is_named_from(tmp_path, monkeypatch, place):
+    """By a relative path, through a link, and where the folder is called as one of `datasets`' own builders."""
+    carded(tmp_path / "b", "- config_name: one\n  data_files: a/x.jsonl")
+    (tmp_path / "linked").symlink_to("b")
+    if place == "csv":
+        (tmp_path / "b").rename(tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    assert told(Path(place)) == ["1"]
+    section = DataSection(source="someone/things", dir=place)
+    assert row_files(section) == [Path(place) / "a" / "x.jsonl"]
+    assert open_source(section).pieces[0].file == "a/x.jsonl"
+
+
+STRAYS = (
+    "  data_files: https://example.org/x.jsonl", "  data_files: zip://x.jsonl::https://example.org/x.zip",
+    "  data_files: ../secret.jsonl", "  data_files: [a/x.jsonl, a/../../secret.jsonl]", "  data_files: '../*'", "  data_dir: ..",
+    "  data_files:\n  - {split: train, path: [{tmp}/secret.jsonl]}", "  data_files: data:text/plain;x",
+    "  data_files: a/x.jsonl\n- config_name: two\n  data_files: ../secret.jsonl",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "stream", "settings"])
+@pytest.mark.parametrize("stray", STRAYS)
+def test_a_card_names_files_of_its_own_folder_only(tmp_path, monkeypatch, kind, stray):
+    """Whatever else would be fetched, or copied by `prepare` into a folder to be shared."""
+    import datasets
+
+    lay_out(tmp_path, secret_jsonl=asked(9))
+    card = "- config_name: one\n" + stray.replace("{tmp}", str(tmp_path))
+    folder = carded(tmp_path / "b", card)
+    if kind != "jsonl":
+        datasets.Dataset.from_list(asked(1)).to_parquet(folder / "a" / "z.parquet")
+    if kind == "settings":  # which count for `datasets` as the card's do
+        (folder / "README.md").rename(folder / ".huggingface.yaml")
+        (folder / ".huggingface.yaml").write_text(f"configs:\n{card}\n")
+    for name in ("load_dataset", "load_dataset_builder"):
+        monkeypatch.setattr(datasets, name, lambda *args, **more: pytest.fail("was asked for it"))
+    name = None if kind == "settings" else "one"
+    with pytest.raises(DataError, match=r"its card names files that are not below it: '"):
+        open_source(DataSection(source="someone/things", dir=folder, name=name, streaming=kind == "stream"))
+
+
+@pytest.mark.parametrize(
+    "configs",
+    [
+        "- config_name: [", "- config_name: one\n  data_files: 3", "  - 3",
+        "- config_name: one\n  data_files: [{split: 1, path: a/x.jsonl}]",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_broken_card_is_one_line(tmp_path, configs, streaming):
+    folder = carded(tmp_path, configs)
+    with pytest.raises(DataError, match=r"not a readable (dataset|stream|card) ") as error:
+        open_source(DataSection(source=str(folder), streaming=streaming))
+    assert "README.md" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_links_in_a_carded_folder_are_followed(tmp_path):
+    lay_out(tmp_path, elsewhere__x_jsonl=asked(7))
+    folder = carded(tmp_path / "b", "- config_name: one\n  data_files: [linked/x.jsonl, a/x.jsonl]")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert told(folder) == ["7", "1"]
+
+
+def test_files_of_a_source_that_is_published_as_one_split(tmp_path):
+    """Whichever of its splits is asked for, the same file is read."""
+    from smolforge.data.identity import identities
+
+    rows = [{"image": "a.png", "caption": f"['{split}']", "split": split} for split in ("train", "val", "test")]
+    text = "".join(",".join(row.values()) + "\n" for row in rows)
+    (tmp_path / "flickr_test.csv").write_text(f"image,caption,split\n{text}")
+    for split in ("train", "val"):
+        section = DataSection(source="flickr30k", dir=tmp_path, split=split)
+        source = open_source(section)
+        assert len(source) == 1
+        assert row_files(section) == [tmp_path / "flickr_test.csv"]
+        assert identities([section], [source])[0]["content"]
+
+
+@pytest.mark.parametrize("word", ["val", "dev", "valid"])
+@pytest.mark.parametrize("place", ["", "data", "rows"])
+def test_shards_are_called_by_their_own_word_and_by_their_split(tmp_path, monkeypatch, word, place):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "things"
+    below = folder / place
+    lay_out(below, **{"train-00000-of-00001_jsonl": asked(1), f"{word}-00000-of-00001_jsonl": asked(2)})
+    theirs = datasets.load_dataset(str(folder))
+    assert set(theirs) == {"train", word if place == "data" else "validation"}
+    for split in {*theirs, word, "validation"}:
+        assert told(folder, split=split) == ["1" if split == "train" else "2"]
+    lay_out(below, **{"validation-00000-of-00001_jsonl": asked(3)})  # which is a split of its own in data/
+    assert [told(folder, split=word), told(folder, split="train")] == [["2"], ["1"]]
+    both = datasets.load_dataset(str(folder), split="validation")["completion"]
+    assert told(folder, split="validation") == sorted(text.removeprefix("is ") for text in both)
+    assert len(both) == (1 if place == "data" else 2)
+
+
+def test_a_stray_arrow_file_hides_no_rows(tmp_path):
+    lay_out(tmp_path, train_jsonl=asked(1))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "data-00000-of-00001.arrow").write_bytes(b"old")
+    for section in (DataSection(source=str(tmp_path)), DataSection(source="someone/things", dir=tmp_path)):
+        assert len(open_source(section)) == 1
+        assert row_files(section) == [tmp_path / "train.jsonl"]
+
+
+@pytest.mark.parametrize(("names", "read"), [(("train",), "jsonl"), (("a", "b"), "jsonl"), (("notes__x",), "parquet")])
+def test_parquet_beside_other_files_hides_no_rows(tmp_path, monkeypatch, names, read):
+    """`datasets` takes the kind that most files have, of those that are called as the split."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "things"
+    lay_out(folder, **{f"{name}_jsonl": asked(1) for name in names})
+    parquet = [folder / "old" / f"{'train' if read == 'parquet' else 'x'}.parquet"]
+    parquet[0].parent.mkdir()
+    datasets.Dataset.from_list(asked(2)).to_parquet(parquet[0])
+    section = DataSection(source=str(folder))
+    source = open_source(section)
+    assert {source.record(number).responses[0].text for number in range(len(source))} == {"is 1" if read == "jsonl" else "is 2"}
+    assert row_files(section) == (parquet if read == "parquet" else sorted(folder.rglob("*.jsonl")))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"a__train_jsonl": "a", "a__vqa__train_jsonl": "b"},
+        {"a__train_1_jsonl": "a", "a__train_2_jsonl": "a", "a__vqa__train_1_jsonl": "b", "a__vqa__train_2_jsonl": "b"},
+        {"a__x__train_jsonl": "a", "b__y__train_jsonl": "a", "a__y__train_jsonl": "b", "b__x__train_jsonl": "b"},
+        {"vqa__train_1_jsonl": "a", "vqa__train_csv": "b", "captions__train_csv": "b"},
+        {"train_jsonl": "a", "a__train_jsonl": "b", "a__test_jsonl": "b"},
+    ],
+    ids=lambda layout: " ".join(layout),
+)  # fmt: skip
+def test_the_name_that_is_proposed_helps(tmp_path, layout):
+    import yaml
+
+    columns = {"a": asked(1)[0], "b": {"prompt": "1", "caption": "is 1"}}
+    lay_out(
+        tmp_path, **{name: [columns[kind], columns[kind]][: 2 if name.endswith("csv") else 1] for name, kind in layout.items()}
+    )
+    with pytest.raises(DataError, match="tables that do not fit together") as error:
+        told(tmp_path)
+    proposed = yaml.safe_load(error.value.mend.partition("such as ")[2])["name"]
+    name = tuple(proposed) if isinstance(proposed, list) else proposed
+    assert row_files(DataSection(source=str(tmp_path), name=name))
+    assert row_files(DataSection(source="someone/things", dir=tmp_path, name=name))
+
+
+def test_a_path_below_the_folder_is_a_name(tmp_path):
+    lay_out(
+        tmp_path, a__train_jsonl=asked(1), a__vqa__train_jsonl=[{"prompt": "p", "caption": "c"}], b__vqa__train_jsonl=asked(3)
+    )
+    assert told(tmp_path, name="a/train.jsonl") == told(tmp_path, name="./a/train.jsonl") == ["1"]
+    assert told(tmp_path, name="b/vqa") == told(tmp_path, name="b/vqa/") == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "words"),
+    [
+        ({"name": ("vqa", "train")}, r"vqa/train\.jsonl is asked for twice, as train of vqa and as train of train"),
+        ({"name": ("vqa", "vqa/train.jsonl")}, r"vqa/train\.jsonl is asked for twice"),
+        ({"split": "val+validation"}, r"vqa/val\.jsonl is asked for twice, as val and as validation"),
+    ],
+)
+def test_no_file_is_read_twice(tmp_path, asked_for, words):
+    lay_out(tmp_path, vqa__train_jsonl=asked(1), vqa__val_jsonl=asked(2))
+    for section in (
+        DataSection(source=str(tmp_path), **asked_for),
+        DataSection(source="someone/things", dir=tmp_path, **asked_for),
+    ):
+        for look in (open_source, row_files):
+            with pytest.raises(DataError, match=words):
+                look(section)
+
+
+def test_no_file_of_annotations_is_read_twice(tmp_path):
+    row = {"instruction": "What?", "inputs": "", "outputs": "It.", "image_base64_str": []}
+    lay_out(tmp_path, data__vqa__coco__train_jsonl=[row])
+    section = DataSection(source="m3it", dir=tmp_path, name=("coco", "vqa"))
+    with pytest.raises(DataError, match=r"coco/train\.jsonl is asked for twice, as coco and as vqa"):
+        open_source(section)
+
+
+def test_a_long_file_that_is_no_list_is_not_passed_over(tmp_path, monkeypatch):
+    """Whether it is settings, or rows that are broken, would take all of it in memory."""
+    from smolforge.data.sources import loose
+
+    lay_out(tmp_path, train_jsonl=asked(1), train_more_json={"rows": "x" * 100})
+    assert told(tmp_path) == ["1"]
+    monkeypatch.setattr(loose, "LARGE", 90)
+    with pytest.raises(DataError, match=r"2 tables .*train_more\.json \(no readable row\)"):
+        told(tmp_path)
+    assert told(tmp_path, name="train.jsonl") == ["1"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_pictures_of_rows_in_subfolders(tmp_path, stream):
     """Beside their own file, else below the folder; and nowhere else, of strangers' rows."""
     for place, colour in (("a/1.png", "red"), ("b/1.png", "blue"), ("images/2.png", "green")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         Image.new("RGB", (20, 10), colour).save(tmp_path / place)
     rows = [{"image": image, "caption": "c"} for image in ("1.png", "images/2.png")]
     lay_out(tmp_path, a__rows_jsonl=rows, b__rows_jsonl=[*rows, {"image": "../../x.png", "caption": "c"}])
-    section = DataSection(source="someone/things", dir=tmp_path)
+    section = DataSection(source="someone/things", dir=tmp_path, streaming=stream)
     source = open_source(section)
-    found = [source.record(number).media[0].ref.relative_to(tmp_path).as_posix() for number in range(4)]
+    # The seed of a stream may put the second file first.
+    first, second = ((3, 4), (0, 1)) if source.table[2]["image"] == "../../x.png" else ((0, 1), (2, 3))
+    found = [source.record(number).media[0].ref.relative_to(tmp_path).as_posix() for number in (*first, *second)]
     assert found == ["a/1.png", "images/2.png", "b/1.png", "images/2.png"]
     with pytest.raises(DataError, match="names a file outside of its folder"):
-        source.record(4)
+        source.record(second[1] + 1)
     assert row_files(section) == [tmp_path / "a" / "rows.jsonl", tmp_path / "b" / "rows.jsonl"]
+
+
+def test_a_stream_of_a_folder_reads_the_files_that_the_table_has(tmp_path):
+    captions = [{"prompt": "p", "caption": "c"}]
+    lay_out(tmp_path, vqa__train_jsonl=asked(1, 2), vqa__val_jsonl=asked(3), captions__train_jsonl=captions, notes_json={"a": 1})
+
+    def streamed(number: int, **options) -> list[str]:
+        source = open_source(DataSection(source=str(tmp_path), streaming=True, **options))
+        return sorted(source.record(row).responses[0].text.removeprefix("is ") for row in range(number))
+
+    with pytest.raises(DataError, match="2 tables that do not fit together"):
+        streamed(1)
+    assert streamed(2, name="vqa") == ["1", "2"]
+    assert streamed(3, name="vqa", split="train+validation") == ["1", "2", "3"]
+    assert row_files(DataSection(source=str(tmp_path), streaming=True, name="vqa", split="val")) == [
+        tmp_path / "vqa" / "val.jsonl"
+    ]
 
 
 def test_json_and_slices(tmp_path):
@@ -394,6 +621,20 @@ def test_parquet_and_datasets_folders_keep_pictures_undecoded(folder):
         assert kinds(record) == [("target", "red")]
     with pytest.raises(DataError, match="no split test"):
         rows_of(folder / "split", split="test")
+
+
+@pytest.mark.parametrize(
+    ("name", "broken", "good"),
+    [("x.jsonl", '{"a', '{"prompt": "a", "completion": "b"}'), ("x.csv", "a,b,c", "prompt,completion\na,b")],
+)
+def test_a_broken_row_below_a_folder_is_told_by_its_file_s_path(tmp_path, name, broken, good):
+    for part, more in (("a", ""), ("b", f"\n{broken}\n")):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / name).write_text(good + more)
+    source = open_source(DataSection(source=str(tmp_path)))
+    assert len(source) == 3
+    with pytest.raises(DataError, match=rf"^b/{name}, "):
+        source.record(2)
 
 
 def test_a_broken_line_is_met_when_it_is_read(tmp_path):

@@ -90,6 +90,18 @@ def test_what_was_trained_on_what(write_run, tmp_path):
         assert part in told, part
 
 
+def test_configurations_and_homes_of_a_source_are_told(write_run, tmp_path):
+    many = [f"{seconds}_s_academic" for seconds in (30, 60, 90, 120)]
+    entries = [{"source": "video", "name": many}, {"source": "me/two", "dir": "A"}, {"source": "me/two", "revision": "v2"}]
+    entries += [{"source": "pets", "dir": "P"}]
+    held = [{"source": "me/two", "split": "test"}, {"source": "several", "name": ["vqa", "captions"], "weight": 2}]
+    told = words(whole(write_report(write_run(tmp_path / "run", data=entries, eval={"data": held}))))
+    listed = ("video / 30_s_academic,60_s_academic and 2 more (train)", "me/two (train, dir A)", "me/two (train, revision v2)")
+    for between in (", ", "; "):  # the head, and what was trained on what
+        assert between.join((*listed, "pets (train)")) in told
+    assert "me/two (test, no dir or revision); several / vqa,captions (train, weight 2)" in told
+
+
 def test_a_run_that_goes_on_and_energy(write_run, tmp_path):
     folder = write_run(tmp_path / "run", finished=False)
     assert "not finished yet" in whole(write_report(folder))

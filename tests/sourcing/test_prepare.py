@@ -229,6 +229,13 @@ def test_what_lists_left_out_is_still_told(tiny, tmp_path):
     listed.write_text(json.dumps(lines[0] | {"source": str(folder), "row": 0}) + "\n")
     more = again.data[0].model_copy(update={"exclude": (listed,)})
     assert open_source(more).size == "4 rows (4 left out by exclude)"
+    further = one.model_copy(update={"data": (more,), "eval": one.eval.model_copy(update={"data": ()})})
+    for rows, size in ((None, "4 rows (4 left out by exclude)"), (3, "3 rows (4 left out by exclude)")):
+        last = load_recipe(prepare(further, tmp_path / f"again-{rows}", rows=rows).recipe)
+        assert open_source(last.data[0]).size == size, "those that were left out before are still told"
+    plain = again.model_copy(update={"data": again.data[:1], "eval": further.eval})
+    last = load_recipe(prepare(plain, tmp_path / "plain", rows=2).recipe)
+    assert open_source(last.data[0]).size == "2 rows (3 left out by exclude)"
     marker = folder / MARKER
     marker.write_text(json.dumps({key: told for key, told in json.loads(marker.read_text()).items() if key != "excluded"}))
     assert open_source(again.data[0]).left_out is None, "a folder of an earlier version, which does not say"
@@ -330,6 +337,19 @@ def test_the_end_of_a_stream_is_found_again_after_an_interruption(tiny, tmp_path
     assert done.sources[0].rows == 3
 
 
+def test_a_stream_of_files_in_a_folder_keeps_their_pictures(tiny, tmp_path):
+    """Each is looked for beside its own file."""
+    data = tmp_path / "data"
+    for place, colour in (("a", "red"), ("b", "blue")):
+        (data / place).mkdir(parents=True)
+        Image.new("RGB", (20, 10), colour).save(data / place / "1.png")
+        (data / place / "rows.jsonl").write_text(json.dumps({"image": "1.png", "caption": place}) + "\n")
+    done = prepare(recipe(tiny, [{"source": str(data), "streaming": True}]), tmp_path / "out", rows=2)
+    opened = open_source(load_recipe(done.recipe).data[0])
+    seen = {record.responses[0].text: record.media[0].ref for record in map(opened.record, range(len(opened)))}
+    assert seen == {place: (data / place / "1.png").read_bytes() for place in ("a", "b")}
+
+
 def interrupted(*anything: Any, **more: Any) -> None:
     raise KeyboardInterrupt
 
@@ -389,7 +409,10 @@ def test_a_second_run_writes_nothing(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"data": [{"source": "scenes", "split": "train[:5]"}]}, "section: .*available: 4 -> 5"),
+        (
+            {"data": [{"source": "scenes", "split": "train[:5]"}]},
+            r"section\.split: \"train\[:4\]\" -> \"train\[:5\]\", .*available: 4 -> 5",
+        ),
         ({"batch": {"examples": 4, "row_tokens": 64}}, "row_tokens: 2048 -> 64"),
         ({"objective": {"kind": "dpo", "beta": 0.1}}, "objective"),
     ],
@@ -426,6 +449,14 @@ def test_a_folder_whose_rows_were_written_anew_is_refused(tiny, tmp_path, layout
     write("tan")
     with pytest.raises(DataError, match=r"was prepared otherwise .*files: "):
         prepare(one, tmp_path / "out")
+
+
+def test_a_list_more_is_told_by_its_name(tiny, tmp_path):
+    (tmp_path / "dup.jsonl").write_text("")
+    data = [{"source": "scenes", "split": "train[:4]"}]
+    prepare(recipe(tiny, data), tmp_path / "out")
+    with pytest.raises(DataError, match=r'was prepared otherwise \(section\.exclude: {} -> {".*'):
+        prepare(recipe(tiny, [data[0] | {"exclude": [str(tmp_path / "dup.jsonl")]}]), tmp_path / "out")
 
 
 def test_a_list_for_another_source_is_refused(tiny, tmp_path):

@@ -91,12 +91,13 @@ def decontaminate(options: argparse.Namespace) -> int:
     from smolforge.curating.against import open_against
     from smolforge.curating.decontaminate import find_overlaps
     from smolforge.curating.lists import claim_list
-    from smolforge.curating.reading import open_tables, picture_store
+    from smolforge.curating.reading import called, open_tables, picture_store
 
     sections, cache, max_pixels = _sections(options)
     claim_list(_list_of(options, OVERLAP), sections)
     tables = open_tables(sections)
-    against = [one for what in options.against for one in open_against(what, split=options.against_split, data=options.data)]
+    split, data = options.against_split, options.data
+    against = [one for what in options.against for one in open_against(what, split=split, data=data, beside=tables)]
     total = sum(len(table.source.rows) for table in tables) + sum(len(one.rows) for one in against)
     with _Progress("comparing", total) as tick:
         findings = find_overlaps(
@@ -108,7 +109,8 @@ def decontaminate(options: argparse.Namespace) -> int:
             max_pixels=max_pixels,
             tick=tick,
         )
-    settings = [("against", ", ".join(f"{one.name} ({how_many(len(one.rows), 'row')})" for one in against)), ("by", options.by)]
+    compared = ", ".join(f"{called(one)} ({how_many(len(one.rows), 'row')})" for one in against)
+    settings = [("against", compared), ("by", options.by)]
     _show(options, findings, tables, OVERLAP, settings)
     return 0
 
@@ -147,7 +149,7 @@ def _show(
     from rich.markup import escape
     from rich.table import Table as Grid
 
-    from smolforge.curating.lists import entry, write_list
+    from smolforge.curating.lists import entry, readers, write_list
     from smolforge.curating.page import findings_page
     from smolforge.curating.reading import row_name
     from smolforge.report.page import save
@@ -160,8 +162,7 @@ def _show(
     console, gone = Console(), Counter(one.source for one in findings.removals)
     grid = Grid("source", "rows", "left out", "share", title=title, title_justify="left")
     for number, (table, rows) in enumerate(zip(tables, findings.rows, strict=True)):
-        source = " ".join(str(part) for part in (table.section.source, table.section.name, table.section.split) if part)
-        grid.add_row(escape(source), f"{rows:,}", f"{gone[number]:,}", f"{gone[number] / rows:.1%}" if rows else "-")
+        grid.add_row(escape(table.title), f"{rows:,}", f"{gone[number]:,}", f"{gone[number] / rows:.1%}" if rows else "-")
     console.print(grid)
     lines = [f"pictures: {findings.pictures:,}, {findings.different_pictures:,} of them different"] if findings.pictures else []
     if findings.clusters:
@@ -177,7 +178,8 @@ def _show(
     lines += [f"{why}: {count:,}, such as {'; '.join(skips.names[why])}" for why, count in skips.counts.items()]
     lines += [f"list: {out}", f"page: {shown}"]
     if gone:
-        settings_ = " ".join(_setting(number, [*tables[number].section.exclude, out]) for number in sorted(gone))
+        reading = readers(findings.removals, tables)
+        settings_ = " ".join(_setting(number, [*tables[number].section.exclude, out]) for number in reading)
         lines.append(f"to leave these rows out: smolforge train RECIPE {settings_}")
     else:
         lines.append("nothing to leave out")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smolforge.curating.reading import UNOPENED, Readable
-from smolforge.data.exclusion import check_lists
+from smolforge.curating.reading import UNOPENED, Readable, Table, open_tables
 from smolforge.data.sources.files import LISTS
-from smolforge.data.sources.tables import SOURCES, open_source
+from smolforge.data.sources.loose import loose_files
+from smolforge.data.sources.tables import SOURCES, split_slice
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.names import TASKS
@@ -22,6 +22,7 @@ from smolforge.wording import did_you_mean
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TABLES = (*LISTS, "dataset_info.json", "dataset_dict.json")
+ROWS = (".parquet", ".arrow", ".tsv")  # beside what `loose_files` finds; refused where they cannot be read, never passed over
 # Where benchmarks' `facts` keep what is asked and what is right.
 QUESTIONS, ANSWERS = ("question",), ("answer", "answers", "references", "captions")
 
@@ -59,7 +60,7 @@ class Folder:
         return Record(id=str(index), source=self.name, messages=(turn,), responses=())
 
 
-def open_against(wanted: str, *, split: str = "train", data: Path | None = None) -> list[Readable]:
+def open_against(wanted: str, *, split: str = "train", data: Path | None = None, beside: Sequence[Table] = ()) -> list[Readable]:
     """Rows of one `--against`.
 
     Args:
@@ -67,6 +68,7 @@ def open_against(wanted: str, *, split: str = "train", data: Path | None = None)
             source by name, file, folder or Hub name, or a folder of pictures.
         split: of a source.
         data: of a benchmark without a folder of its own; None asks the Hub.
+        beside: entries that are compared with them, whose rows must not be called the same.
 
     Raises:
         DataError: nothing there, or nothing that can be compared.
@@ -80,16 +82,33 @@ def open_against(wanted: str, *, split: str = "train", data: Path | None = None)
         recipe = load_recipe(path)
         if recipe.eval is None or not recipe.eval.data:
             raise DataError("has no eval.data to compare with", where=path, mend="give the evaluation set itself")
-        check_lists(recipe.eval.data)
-        return [open_source(section) for section in recipe.eval.data]
-    if path.is_dir() and not any((path / name).is_file() for name in TABLES) and not any(path.rglob("*.parquet")):
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-        if not files:
-            raise DataError("a folder without pictures or a table", where=path, mend="check the path")
-        return [Folder(name=wanted, rows=range(len(files)), files=files)]
+        return [table.source for table in open_tables(recipe.eval.data, beside=beside)]
+    if path.is_dir() and not _has_rows(path, split):
+        return [_pictures(wanted, path, split)]
     if not path.exists() and task not in SOURCES and (meant := did_you_mean(task, TASKS)):
         raise DataError("no such benchmark, file or source", where=wanted, mend=meant)
-    return [open_source(DataSection(source=wanted, split=split))]
+    return [table.source for table in open_tables([DataSection(source=wanted, split=split)], beside=beside)]
+
+
+def _has_rows(folder: Path, split: str) -> bool:
+    """Whether a folder is to be opened as a source of rows, of which pictures may lie beside.
+
+    Raises:
+        DataError: no such split, or it is not clear which files are meant.
+    """
+    if any((folder / name).is_file() for name in TABLES) or any(file.suffix in ROWS for file in folder.rglob("*")):
+        return True
+    return any(loose_files(folder, one, None) for one in split_slice(split)[0].split("+"))
+
+
+def _pictures(name: str, folder: Path, split: str) -> Folder:
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+    if not files:
+        raise DataError("a folder without pictures or a table", where=folder, mend="check the path")
+    if split != "train":
+        mend = "leave --against-split out, or compare with it in a command of its own"
+        raise DataError(f"no split {split}: a folder of pictures has none", where=folder, mend=mend)
+    return Folder(name=name, rows=range(len(files)), files=files)
 
 
 def _benchmark(task: str, data: Path | None) -> Benchmarked:

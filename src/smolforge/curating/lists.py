@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smolforge.curating.reading import Readable, Table, row_name
+from smolforge.data.exclusion import Place, place_of
 from smolforge.data.sources.rows import row_content
 from smolforge.data.sources.tables import is_drawn, row_files
 from smolforge.errors import UserError
@@ -62,6 +63,26 @@ def entry(removal: Removal, table: Table) -> dict[str, Any]:
         "distance": removal.distance,
         "similarity": None if removal.similarity is None else round(removal.similarity, 4),
     }
+
+
+def readers(removals: Sequence[Removal], tables: Sequence[Table]) -> list[int]:
+    """Numbers of the entries that read a listed row, those among them for which an entry before had read it already."""
+    listed: dict[Place, set[int]] = {}
+    for one in removals:
+        table = tables[one.source]
+        piece, row = table.source.piece(one.index)
+        listed.setdefault(place_of(table.section, piece), set()).add(row)
+    return [number for number, table in enumerate(tables) if _reads(table, listed)]
+
+
+def _reads(table: Table, listed: Mapping[Place, set[int]]) -> bool:
+    source, first = table.source, 0
+    rows = source.rows if isinstance(source.rows, range) else set(source.rows)
+    for piece in source.pieces:
+        if any(first + row in rows for row in listed.get(place_of(table.section, piece), ())):
+            return True
+        first += piece.rows
+    return False
 
 
 def claim_list(out: Path, sections: Sequence[DataSection]) -> None:

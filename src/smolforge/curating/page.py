@@ -52,15 +52,11 @@ def _by_source(findings: Findings, tables: Sequence[Table]) -> list[tuple[str, .
     lines: list[tuple[str, ...]] = []
     for number, (one, rows) in enumerate(zip(tables, findings.rows, strict=True)):
         share = f"{gone[number] / rows:.1%}" if rows else "–"
-        lines.append((_name(one), f"{rows:,}", "", f"{gone[number]:,}", share))
+        lines.append((one.title, f"{rows:,}", "", f"{gone[number]:,}", share))
     total = sum(findings.rows)
     share = f"{len(findings.removals) / total:.1%}" if total else "–"
     lines.append(("all", f"{total:,}", f"{findings.pictures:,}", f"{len(findings.removals):,}", share))
     return lines
-
-
-def _name(one: Table) -> str:
-    return " ".join(str(part) for part in (one.section.source, one.section.name, one.section.split) if part)
 
 
 def _skipped(findings: Findings) -> Html:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -20,11 +20,13 @@ from smolforge.data.exclusion import check_lists, place, place_of, several_homes
 from smolforge.data.features import cache_folder
 from smolforge.data.film import frame_pictures, timeline
 from smolforge.data.media import Picture, open_picture
+from smolforge.data.shares import config_words
 from smolforge.data.sources.source import Source
 from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Record, Video
+from smolforge.report.words import home_words
 from smolforge.store import Store
 
 TOGETHER = 64  # rows whose encoded pictures are in memory at once
@@ -53,6 +55,12 @@ class Table:
     section: DataSection
     source: Source
     apart: bool = False  # another entry reads the same source in another folder or at another revision
+    home: str = ""  # that folder or revision in words, where rows of several are compared
+
+    @property
+    def title(self) -> str:
+        """What the entry asks for, in words."""
+        return " ".join(filter(None, (_at(self.section.source, self.home), config_words(self.section), self.section.split)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +86,11 @@ class Skips:
             named.append(name)
 
 
-def open_tables(sections: Sequence[DataSection]) -> list[Table]:
+def open_tables(sections: Sequence[DataSection], *, beside: Sequence[Table] = ()) -> list[Table]:
     """Every entry of a recipe's data.
+
+    Args:
+        beside: entries that they are compared with, whose rows must not be called the same.
 
     Raises:
         DataError: one cannot be opened, is streamed and has no row numbers, or leaves out rows by a list that means others.
@@ -91,7 +102,31 @@ def open_tables(sections: Sequence[DataSection]) -> list[Table]:
         if section.streaming:
             raise DataError("a stream has no row numbers to list", where=section.source, mend="set streaming to false")
         tables.append(Table(section=section, source=open_source(section), apart=place(section).source in apart))
-    return tables
+    return _told_apart([*beside, *tables])[len(beside) :]
+
+
+def _told_apart(tables: Sequence[Table]) -> list[Table]:
+    """With titles by which rows of one source at several homes, or of several of its tables, are told from each other."""
+    several = several_homes(table.section for table in tables)
+    homes = [
+        home_words(section.dir, section.revision) if place(section).source in several and not section.fixture else ""
+        for section in (table.section for table in tables)
+    ]
+    titles = [_at(table.source.name, home) for table, home in zip(tables, homes, strict=True)]
+    read: dict[str, set[str]] = {}
+    for title, table in zip(titles, tables, strict=True):
+        read.setdefault(title, set()).update(piece.called for piece in table.source.pieces)
+    told = []
+    for title, home, table in zip(titles, homes, tables, strict=True):
+        pieces = table.source.pieces
+        if len(pieces) == 1 and len(read[title]) > 1:  # of several its own say it, row by row
+            title = f"{title} {pieces[0].called}"
+        told.append(replace(table, home=home, source=replace(table.source, title=title)))
+    return told
+
+
+def _at(name: str, home: str) -> str:
+    return f"{name} ({home})" if home else name
 
 
 def picture_store(cache: Path | None) -> Store:
@@ -156,11 +191,16 @@ def read_rows(
 
 
 def row_name(source: Readable, index: int) -> str:
-    """How people and lists name a row: source[number in the table], and which table where the source has several."""
+    """How people and lists name a row: source[number in the table], and which table where there are several."""
     if isinstance(source, Source) and len(source.pieces) > 1:
         piece, row = source.piece(index)
-        return f"{source.name} {piece.called}[{row}]"
-    return f"{source.name}[{source.rows[index]}]"
+        return f"{source.called} {piece.called}[{row}]"
+    return f"{called(source)}[{source.rows[index]}]"
+
+
+def called(source: Readable) -> str:
+    """How people name a source beside the others that are compared."""
+    return source.called if isinstance(source, Source) else source.name
 
 
 def pictures(record: Record) -> list[Media]:

@@ -73,8 +73,8 @@ class FeatureCache:
         """
         import torch
 
-        bits = torch.float32 if self.dtype == torch.float32 else torch.int16  # NumPy knows no bfloat16
-        array = features.detach().to(self.dtype).cpu().contiguous().view(bits).numpy()
+        bits = {torch.float32: torch.float32, torch.bfloat16: torch.int16, torch.float16: torch.int16}  # NumPy knows no bfloat16
+        array = features.detach().to(self.dtype).cpu().contiguous().view(bits[self.dtype]).numpy()
         file = self._file(key)
         self._make_room(array.nbytes + HEADER)
         draft = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")  # no other process writes this one

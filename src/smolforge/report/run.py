@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smolforge.data.shares import config_words
 from smolforge.errors import UserError
+from smolforge.recipe import DataSection
 from smolforge.report.charts import Curve, Point, chart
 from smolforge.report.evaluation import (
     Measured,
@@ -22,6 +24,7 @@ from smolforge.report.evaluation import (
     stages,
 )
 from smolforge.report.page import Html, duration, facts, join, picture, read_json, section, table, tag
+from smolforge.report.words import home_words
 from smolforge.training.tracking import read_metrics
 from smolforge.wording import how_many
 
@@ -41,7 +44,8 @@ class Run:
 
     @property
     def sources(self) -> str:
-        return ", ".join(f"{source['source']} ({source['split']})" for source in self.recipe["data"])
+        several = _several_homes(self.recipe)
+        return ", ".join(_source(entry, several) for entry in self.recipe["data"])
 
 
 def read_run(folder: Path) -> Run:
@@ -213,13 +217,15 @@ def _trained(recipe: Mapping[str, Any]) -> Html:
     model, run, batch, optim = recipe["model"], recipe["run"], recipe["batch"], recipe["optim"]
     length = how_many(run["steps"], "step") if run["steps"] else f"{run['epochs']:g} epochs"
     revision = f" at {model['revision']}" if model.get("revision") else ""
+    several = _several_homes(recipe)
+    held = _sources(recipe["eval"]["data"], several)
     return facts(
         [
             ("objective", _objective(recipe["objective"])),
             ("model", f"{model['name']}{revision}, computed in {model['dtype']}"),
             ("trains", _trains(recipe)),
-            ("data", _sources(recipe["data"])),
-            ("held out", _sources(recipe["eval"]["data"]) or "nothing; before and after are measured on training examples"),
+            ("data", _sources(recipe["data"], several)),
+            ("held out", held or "nothing; before and after are measured on training examples"),
             ("length", f"{length} of {how_many(batch['examples'], 'example')}"),
             ("learning rate", f"{_rate(optim['lr'])}, {optim['schedule']}, warm-up {optim['warmup']:g}"),
         ]
@@ -268,13 +274,38 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _sources(sources: list[dict[str, Any]]) -> str:
-    listed = []
-    for source in sources:
-        name = f"{source['source']} / {source['name']}" if source.get("name") else source["source"]
-        weight = f", weight {source['weight']:g}" if source.get("weight") is not None else ""
-        listed.append(f"{name} ({source['split']}{weight})")
-    return "; ".join(listed)
+def _sources(entries: Sequence[Mapping[str, Any]], several: set[str]) -> str:
+    return "; ".join(_source(entry, several, weighed=True) for entry in entries)
+
+
+def _source(entry: Mapping[str, Any], several: set[str], *, weighed: bool = False) -> str:
+    """What an entry of a recipe's data asks for.
+
+    Args:
+        several: sources that the recipe reads in several folders or at several revisions.
+        weighed: with its weight.
+
+    >>> _source({"source": "the_cauldron", "name": ["ai2d", "tqa"], "split": "train", "dir": "a"}, {"the_cauldron"})
+    'the_cauldron / ai2d,tqa (train, dir a)'
+    """
+    source = entry["source"]
+    name = config_words(DataSection(source=source, name=entry.get("name")))
+    told = [entry["split"]]
+    told += [home_words(*_home(entry))] if source in several and not entry.get("fixture") else []
+    told += [f"weight {entry['weight']:g}"] if weighed and entry.get("weight") is not None else []
+    return f"{' / '.join(filter(None, (source, name)))} ({', '.join(told)})"
+
+
+def _several_homes(recipe: Mapping[str, Any]) -> set[str]:
+    homes: dict[str, set[tuple[str | None, str | None]]] = {}
+    for entry in (*recipe["data"], *recipe["eval"]["data"]):
+        if not entry.get("fixture"):
+            homes.setdefault(entry["source"], set()).add(_home(entry))
+    return {source for source, found in homes.items() if len(found) > 1}
+
+
+def _home(entry: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    return entry.get("dir"), None if entry.get("dir") else entry.get("revision")
 
 
 def _rate(rate: float | Mapping[str, float]) -> str:

@@ -250,11 +250,12 @@ def _prepare_source(section: DataSection, folder: Path, work: _Work, *, seed: in
 
 
 def _excluded(section: DataSection, source: Source, count: int, seed: int) -> int | None:
-    """How many rows the recipe's lists leave out up to the last one that is prepared; None where it names none."""
+    """How many rows the recipe's lists leave out up to the last one that is prepared, and all that lists left out while the
+    source itself was prepared; None where there are no lists."""
     if source.left_out is None or count == len(source):
         return source.left_out
-    every = open_source(section.model_copy(update={"exclude": ()}), seed=seed).rows
-    return bisect_right(every, source.rows[count - 1]) - count
+    every = open_source(section.model_copy(update={"exclude": ()}), seed=seed)
+    return (every.left_out or 0) + bisect_right(every.rows, source.rows[count - 1]) - count
 
 
 def _told(section: DataSection, folder: Path, marker: Mapping[str, Any], *, fresh: bool) -> PreparedSource:

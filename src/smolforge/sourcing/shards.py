@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,22 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
         notes.mkdir(parents=True, exist_ok=True)
         write_whole(notes / "about.json", json.dumps(told))
         return
-    if different := [key for key in told if there.get(key) != told[key]]:
-        changes = ", ".join(f"{key}: {_short(there.get(key))} -> {_short(told[key])}" for key in different)
+    if different := list(_differences(there, told)):
+        changes = ", ".join(f"{key}: {_short(before)} -> {_short(now)}" for key, before, now in different)
         raise DataError(f"was prepared otherwise ({changes})", where=folder, mend="choose another folder, or delete this one")
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two differ: innermost keys, where both sides have the same ones. Of the outermost those of now count.
+
+    >>> list(_differences({"section": {"source": "a", "name": 1}, "rows": 2}, {"section": {"source": "a", "name": 3}, "rows": 2}))
+    [('section.name', 1, 3)]
+    """
+    if isinstance(before, dict) and isinstance(now, dict) and (not key or before.keys() == now.keys()):
+        for inner in now:
+            yield from _differences(before.get(inner), now[inner], f"{key}.{inner}".removeprefix("."))
+    elif before != now:
+        yield key, before, now
 
 
 def _short(value: Any) -> str:

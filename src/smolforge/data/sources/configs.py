@@ -6,9 +6,9 @@ or train on, another configuration's rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from smolforge.data.sources.catalog import NamedSource
 from smolforge.errors import DataError
@@ -17,19 +17,25 @@ from smolforge.errors import DataError
 def of_config(paths: Sequence[str], name: str, known: NamedSource | None, *, where: object) -> list[str]:
     """Paths, below the data set's folder, of one configuration's files; none where nothing is called so.
 
-    A folder or file of that very name counts first. Where there is none, what is called so in `called`, or begins with the name;
-    of a repository that is not known here also what contains it. A source that is known here has the configurations that it
-    lists: one of another name must be a folder or file, and what begins with a longer name of the list is that one's.
+    A folder or file of that very name, or at that path, counts first. Where there is none, what is called so in `called`, or
+    begins with the name; of a repository that is not known here also what contains it. A source that is known here has the
+    configurations that it lists: one of another name must be a folder or file, and what begins with a longer name of the list is
+    that one's.
 
     >>> of_config(["vqa/coco/a.jsonl", "vqa/coco-goi/a.jsonl", "coco.json"], "coco", None, where="jo/pets")
     ['vqa/coco/a.jsonl', 'coco.json']
+    >>> of_config(["vqa/a.jsonl", "old/vqa/a.jsonl"], "old/vqa", None, where="jo/pets")
+    ['old/vqa/a.jsonl']
     >>> of_config(["my-cats/a.jsonl", "dogs/a.jsonl"], "cats", None, where="jo/pets")
     ['my-cats/a.jsonl']
 
     Raises:
         DataError: folders of several names fit, and none is called so.
     """
-    exact = [path for path in paths if name in names_in(path)]
+    place = PurePosixPath(name)
+    exact = [
+        path for path in paths if name in names_in(path) or place in (PurePosixPath(path), *PurePosixPath(path).parents[:-1])
+    ]
     if exact or (known and name not in known.configs):
         return exact
     others = tuple(other for other in (known.configs if known else ()) if len(other) > len(name))
@@ -56,6 +62,25 @@ def names_in(path: str) -> set[str]:
     """
     parts = PurePosixPath(path).parts
     return {*parts, PurePosixPath(parts[-1]).stem.removesuffix(".tar")}
+
+
+def each_once(found: Iterable[tuple[str, Sequence[Path]]], folder: Path) -> list[Path]:
+    """Files that were found, in their order.
+
+    Args:
+        found: what was asked for, and the files below the folder that it gave.
+
+    Raises:
+        DataError: one was found twice, so that its rows would come twice.
+    """
+    asked_as: dict[Path, str] = {}
+    for asked, files in found:
+        for file in files:
+            if file in asked_as:
+                what = f"{file.relative_to(folder).as_posix()} is asked for twice, as {asked_as[file]} and as {asked}"
+                raise DataError(what, where=folder, mend="leave one of them out, or give files by their paths as name")
+            asked_as[file] = asked
+    return list(asked_as)
 
 
 def is_globbed(path: str, pattern: str) -> bool:

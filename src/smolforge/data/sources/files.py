@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smolforge.data.features import cache_folder
+from smolforge.data.sources.cards import refuse_strays
 from smolforge.data.sources.json_lists import NOT_UTF8, SAVE_AS_UTF8, JsonList, row_of
 from smolforge.data.sources.rows import Row, Table
 from smolforge.errors import DataError
@@ -60,6 +61,13 @@ def table_of(path: Path, split: str, name: str | None = None) -> Table:
     return READERS[path.suffix](path)
 
 
+def called(table: Table, name: str) -> Table:
+    """A file's table whose broken rows are told by this name of it: several files below a folder may be called alike."""
+    if isinstance(table, (JsonLines, JsonList, CsvRows)):
+        table.called = name
+    return table
+
+
 def _from_folder(folder: Path, split: str, name: str | None) -> Table:
     for listed in LISTS:
         if (folder / listed).is_file():
@@ -78,6 +86,7 @@ def _from_folder(folder: Path, split: str, name: str | None) -> Table:
         return undecoded(saved)
     if any(folder.rglob("*.parquet")):
         folder, name = configuration(folder, name)
+        refuse_strays(folder)
         try:
             return undecoded(datasets.load_dataset(str(folder), name, split=split))
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -109,7 +118,7 @@ class JsonLines:
     """A JSON Lines file, read line by line when asked; only line offsets are kept in memory."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.called = path, path.name
         self.offsets = array("q")
         with path.open("rb") as file:
             at = 0
@@ -124,7 +133,7 @@ class JsonLines:
     def __getitem__(self, index: int) -> Row:
         with self.path.open("rb") as file:
             file.seek(self.offsets[index])
-            return row_of(file.readline(), f"{self.path.name}, row {index}")
+            return row_of(file.readline(), f"{self.called}, row {index}")
 
 
 def _json(path: Path) -> Table:
@@ -172,7 +181,7 @@ class CsvRows:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.called = path, path.name
         self.rows: list[Row] = []
         self.long: dict[int, tuple[int, str]] = {}  # of a row with too many fields its line, and what is wrong
         try:
@@ -194,7 +203,7 @@ class CsvRows:
         if index in self.long:
             line, what = self.long[index]
             mend = 'put a text with commas in quotes: a.png,"A dog, brown and wet"'
-            raise DataError(what, where=f"{self.path.name}, line {line}", mend=mend)
+            raise DataError(what, where=f"{self.called}, line {line}", mend=mend)
         return self.rows[index]
 
 

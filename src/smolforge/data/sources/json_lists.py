@@ -35,7 +35,7 @@ class JsonList:
     """
 
     def __init__(self, path: Path, places: Path | None = None) -> None:
-        self.path = path
+        self.path, self.called = path, path.name
         if places and places.is_file():
             self.places = np.load(places)
             return
@@ -54,7 +54,7 @@ class JsonList:
         start, end = map(int, self.places[index])
         with self.path.open("rb") as file:
             file.seek(start)
-            return row_of(file.read(end - start), f"{self.path.name}, row {index}")
+            return row_of(file.read(end - start), f"{self.called}, row {index}")
 
 
 def row_of(text: bytes, where: str) -> Row:

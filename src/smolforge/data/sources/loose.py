@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from smolforge.data.sources.configs import names_in, of_config
-from smolforge.data.sources.files import LARGE, is_lone
+from smolforge.data.sources.cards import refuse_strays
+from smolforge.data.sources.configs import each_once, names_in, of_config
+from smolforge.data.sources.files import LARGE, configuration, is_lone
 from smolforge.data.sources.json_lists import object_places, row_of
 from smolforge.errors import DataError
 from smolforge.wording import some
@@ -34,28 +35,61 @@ SPLITS = {  # and the words that files and folders have for them, which are thos
 NAMED = 4  # files, or tables, that an error names
 
 
+def asked_files(folder: Path, splits: Sequence[str], names: Sequence[str | None]) -> list[Path]:
+    """Files with the rows of several configurations, each with its splits, as `loose_files` finds them.
+
+    Raises:
+        DataError: as `loose_files`, or two of them have a file in common.
+    """
+    asked = [(split, name) for name in names for split in splits]
+    return each_once(((" of ".join(filter(None, one)), loose_files(folder, *one)) for one in asked), folder)
+
+
 def loose_files(folder: Path, split: str, name: str | None) -> list[Path]:
     """Files with the rows of a split, sorted; none where the folder's rows lie otherwise (a list beside pictures, a saved
     dataset, Parquet files), or nowhere.
 
     Args:
-        name: a folder or file below, where there are several tables; or a configuration of the card.
+        name: a folder or file below, by its name or path, where there are several tables; or a configuration of the card.
 
     Raises:
         DataError: no such name or split, or it is not clear which files are meant.
     """
-    saved = any((folder / one).is_file() for one in ("dataset_info.json", "dataset_dict.json"))
-    if not folder.is_dir() or is_lone(folder) or saved or any(folder.rglob("*.parquet")):
+    if not _is_plain(folder) or any(folder.rglob("*.parquet")):
         return []
     if _has_configs(folder):
         return _by_card(folder, split, name)
-    paths = sorted(path for kind in KINDS for path in _below(folder, kind))
-    if not paths:
+    every = sorted(path for kind in KINDS for path in _below(folder, kind))
+    if not every:
         return []
-    if name is not None and not (paths := of_config(every := paths, name, None, where=folder)):
+    if not (paths := every if name is None else of_config(every, name, None, where=folder)):
         mend = f"it has {some(every, NAMED)}; download it, or leave name out"
         raise DataError(f"no configuration {name}", where=folder, mend=mend)
-    return [folder / path for path in _one_table(_of_split(paths, split, folder), folder)]
+    tables = _tables(_of_split(paths, split, folder), folder)
+    if len(tables) > 1:
+        told = "; ".join(map(str, tables[:NAMED])) + (f"; {len(tables) - NAMED} more" if len(tables) > NAMED else "")
+        mend = f"give a folder or file of one as name, such as name: {_telling(tables, every, split, folder)}"
+        raise DataError(f"{len(tables)} tables that do not fit together: {told}", where=folder, mend=mend)
+    return [folder / path for path in tables[0].paths]
+
+
+def mixed_files(folder: Path, splits: Sequence[str], names: Sequence[str | None]) -> list[Path]:
+    """Files with the rows of a folder that has Parquet files too, where `datasets`, which decides by their number, takes others.
+
+    Raises:
+        DataError: no such name or split, or a card that cannot be read.
+    """
+    if not _is_plain(folder) or not any(folder.rglob("*.parquet")) or not any(_below(folder, kind) for kind in KINDS):
+        return []
+    asked = [(*configuration(folder, name), split) for name in names for split in splits]
+    found = {file for where, name, split in asked for file in _by_datasets(where, split, name)}
+    return sorted(found) if any(file.suffix != ".parquet" for file in found) else []
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether it is a folder, and neither a saved dataset nor pictures with a list."""
+    saved = any((folder / one).is_file() for one in ("dataset_info.json", "dataset_dict.json"))
+    return folder.is_dir() and not is_lone(folder) and not saved
 
 
 def _below(folder: Path, kind: str) -> list[str]:
@@ -74,23 +108,33 @@ def _has_configs(folder: Path) -> bool:
 
 def _by_card(folder: Path, split: str, name: str | None) -> list[Path]:
     """As `datasets` reads the card; none where its files are of other kinds."""
+    found = _by_datasets(folder, split, name)
+    return found if all(file.suffix in KINDS for file in found) else []
+
+
+def _by_datasets(folder: Path, split: str, name: str | None) -> list[Path]:
+    """Files that `datasets` takes for a split's."""
     import datasets
 
+    refuse_strays(folder)
+    whole = folder.resolve()  # what files are found by; and `csv` alone would be a builder of `datasets`
     try:
-        files = datasets.load_dataset_builder(str(folder), name).config.data_files or {}
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        files = datasets.load_dataset_builder(str(whole), name).config.data_files or {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, datasets.exceptions.DatasetsError) as error:
         what = f"not a readable dataset ({' '.join(str(error).split())})"
         raise DataError(what, where=folder, mend="give one of its configurations as name, or mend README.md") from error
     if split not in files:
         raise DataError(f"no split {split}", where=folder, mend=f"it has {', '.join(files)}")
-    found = [Path(file) for file in files[split]]
-    return found if all(file.suffix in KINDS for file in found) else []
+    return [folder / Path(file).relative_to(whole) for file in files[split]]
 
 
 def _of_split(paths: Sequence[str], split: str, folder: Path) -> list[str]:
     told = {path: split_in(path) for path in paths}
-    asked = next((one for one, words in SPLITS.items() if split in words), split)
-    found = [path for path in paths if told[path] == asked or (asked not in SPLITS and asked in names_in(path))]
+    asked = _meant(split)
+    found = [path for path in paths if _meant(told[path]) == asked or (asked not in SPLITS and asked in names_in(path))]
+    if asked in SPLITS and any(told[path] == split for path in found):
+        # In data/ shards of `val` and of `validation` are two splits to `datasets`; elsewhere `validation` has both.
+        found = [path for path in found if told[path] == split or (split == asked and not path.startswith("data/"))]
     if not found and asked == "train":
         found = [path for path in paths if told[path] is None]
     if not found:
@@ -99,8 +143,13 @@ def _of_split(paths: Sequence[str], split: str, folder: Path) -> list[str]:
     return found
 
 
+def _meant(word: str | None) -> str | None:
+    """The split that a word stands for, if it does for one."""
+    return next((split for split, words in SPLITS.items() if word in words), word)
+
+
 def split_in(path: str) -> str | None:
-    """The split that a file's name tells, else the nearest folder's that tells one.
+    """The split that a file's name tells, else the nearest folder's that tells one; a shard's in its own word.
 
     >>> [split_in(path) for path in ("data/train.jsonl", "a_dev-2.json", "test/contest.csv", "b-00000-of-00002.json", "a.csv")]
     ['train', 'validation', 'test', 'b', None]
@@ -137,11 +186,11 @@ class _Group:
         return f"{some(self.paths, 1)} ({', '.join(sorted(self.columns)[:NAMED]) or 'no readable row'})"
 
 
-def _one_table(paths: Sequence[str], folder: Path) -> list[str]:
-    """Those that hold rows.
+def _tables(paths: Sequence[str], folder: Path) -> list[_Group]:
+    """Files that hold rows, put together as far as they fit.
 
     Raises:
-        DataError: none does, or they are several tables.
+        DataError: none does.
     """
     groups: list[_Group] = []
     for path in paths:
@@ -157,17 +206,24 @@ def _one_table(paths: Sequence[str], folder: Path) -> list[str]:
         raise DataError(
             f"no rows in {some(paths, NAMED)}", where=folder, mend="a .json file of rows is a list of objects, or has it as data"
         )
-    if len(groups) > 1:
-        told = "; ".join(map(str, groups[:NAMED])) + (f"; {len(groups) - NAMED} more" if len(groups) > NAMED else "")
-        mend = f"give a folder or file of one as name, such as name: {_telling(groups[0].paths, paths)}"
-        raise DataError(f"{len(groups)} tables that do not fit together: {told}", where=folder, mend=mend)
-    return list(groups[0].paths)
+    return groups
 
 
-def _telling(wanted: Sequence[str], paths: Sequence[str]) -> str:
-    """A name that the wanted files have in common and no other has, best one that tells no split; else the first one's file."""
-    common = set.intersection(*map(names_in, wanted)).difference(*(names_in(path) for path in paths if path not in wanted))
-    return min(common, key=lambda one: (split_in(one) is not None, len(one), one), default=PurePosixPath(wanted[0]).name)
+def _telling(tables: Sequence[_Group], every: Sequence[str], split: str, folder: Path) -> str:
+    """A name that gives one of the tables and nothing else, best one that tells no split; where none does, the paths of one."""
+    for table in tables:
+        common = set.intersection(*({*names_in(path), *_places(path)} for path in table.paths))
+        for name in sorted(common, key=lambda one: (split_in(one) is not None, len(one), one)):
+            if tuple(_of_split(of_config(every, name, None, where=folder), split, folder)) == table.paths:
+                return name
+    fewest = min((table.paths for table in tables), key=len)
+    return f"[{some(fewest, NAMED)}]"
+
+
+def _places(path: str) -> list[str]:
+    """Of a file and of the folders around it."""
+    place = PurePosixPath(path)
+    return [one.as_posix() for one in (place, *place.parents[:-1])]
 
 
 def _columns(file: Path) -> frozenset[str] | None:
@@ -198,9 +254,10 @@ def _header(file: Path) -> frozenset[str] | None:
 
 
 def _is_broken(file: Path) -> bool:
-    """Whether a .json file without a list of objects is none at all, and not settings or something else that is no rows."""
+    """Whether a .json file without a list of objects is none at all, and not settings or something else that is no rows. Of a
+    long one that would take all of it in memory to tell, so it is not passed over."""
     if file.stat().st_size > LARGE:
-        return False
+        return True
     try:
         json.loads(file.read_bytes())
     except ValueError:

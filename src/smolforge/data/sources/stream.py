@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from smolforge.data.sources.cards import refuse_strays
 from smolforge.data.sources.files import LISTS, configuration, is_lone
 from smolforge.data.sources.hub_rows import refusal
+from smolforge.data.sources.loose import asked_files
 from smolforge.data.sources.rows import Row
 from smolforge.errors import DataError, UserError
 from smolforge.hub import attempts_held
@@ -79,6 +81,15 @@ class StreamTable:
         return self._epoch
 
     def __getitem__(self, index: int) -> Row:
+        return self._read(index)[1]
+
+    def file(self, index: int) -> Path | None:
+        """The file that a row lies in; None where its part is not one file."""
+        files = self.parts[self._read(index)[0]].get("data_files", {}).get("train", ())
+        return Path(files[0]) if len(files) == 1 else None
+
+    def _read(self, index: int) -> tuple[int, Row]:
+        """Number of the part that a row is of, and the row."""
         with self._lock:
             if os.getpid() != self._process:
                 self._reset()  # open files are not shared between processes
@@ -88,8 +99,8 @@ class StreamTable:
             if self._rows is None or index < self._at or place > self._at:
                 self._go(place)
             while self._at <= index:
-                row = self._next()
-            return row
+                read = self._next()
+            return read
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_rows", "_dataset")}
@@ -104,8 +115,8 @@ class StreamTable:
         self._lock, self._process = threading.RLock(), os.getpid()
         self._rows: Iterator[Row] | None = None
         self._dataset: Any = None
-        self._recent: OrderedDict[int, Row] = OrderedDict()
-        self._at = self._epoch = self._turn = self._epoch_rows = 0
+        self._recent: OrderedDict[int, tuple[int, Row]] = OrderedDict()
+        self._at = self._epoch = self._turn = self._epoch_rows = self._part = 0
 
     def _open(self, part: int) -> Any:
         import datasets
@@ -133,7 +144,8 @@ class StreamTable:
 
     def _begin(self, state: dict[str, Any] | None) -> None:
         order = np.random.default_rng([self.seed, 5, self._epoch]).permutation(len(self.parts))
-        self._dataset = self._open(int(order[self._turn]))
+        self._part = int(order[self._turn])
+        self._dataset = self._open(self._part)
         # An epoch that is not 0 alone makes `datasets` shuffle the shards, by a generator seeded with it, and nothing else.
         self._dataset.set_epoch(1 + int(fingerprint(self.seed, self._epoch)[:12], 16))
         if state is not None:
@@ -141,7 +153,7 @@ class StreamTable:
         # Not `iter(self._dataset)`, which in a process of a DataLoader reads that process's share of the shards alone.
         self._rows = ({name: values[0] for name, values in batch.items()} for batch in self._dataset.iter(batch_size=1))
 
-    def _next(self) -> Row:
+    def _next(self) -> tuple[int, Row]:
         if self._at % EVERY == 0 and self._at not in self._known:
             self._keep()
         while True:
@@ -160,12 +172,12 @@ class StreamTable:
                     raise UserError("a stream without rows", where=self.where, mend="check its split")
                 self._turn, self._epoch, self._epoch_rows = 0, self._epoch + 1, 0
             self._begin(None)
-        self._recent[self._at] = row
+        self._recent[self._at] = self._part, row
         if len(self._recent) > RECENT:
             self._recent.popitem(last=False)
         self._at += 1
         self._epoch_rows += 1
-        return row
+        return self._part, row
 
     def _keep(self) -> None:
         kept = {
@@ -209,13 +221,21 @@ def local_parts(path: Path, split: str, names: Sequence[str | None]) -> tuple[li
             raise DataError(f"a {file.suffix or 'nameless'} file", where=path, mend=f"give one of {', '.join(BUILDERS)}")
         if split != "train":
             raise DataError(f"no split {split}: a file is one split, train", where=path, mend="give another file")
-        return [{"path": BUILDERS[file.suffix], "data_files": {"train": [str(file)]}, "split": "train"}], _content([file])
+        return _file_parts([file]), _content([file])
     assert not is_lone(path)
+    if files := asked_files(path, split.split("+"), names):
+        return _file_parts(files), _content(files)
     parts = []
     for name in names:
         folder, asked = configuration(path, name)
+        refuse_strays(folder)
         parts.append({"path": str(folder), "name": asked, "split": split})
     return parts, _content(sorted(one for one in path.rglob("*") if one.is_file()))
+
+
+def _file_parts(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Each file by itself, so that rows tell which one they lie in."""
+    return [{"path": BUILDERS[file.suffix], "data_files": {"train": [str(file)]}, "split": "train"} for file in files]
 
 
 def _content(files: Sequence[Path]) -> str:

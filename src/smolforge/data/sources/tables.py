@@ -12,10 +12,10 @@ from smolforge.data.exclusion import Piece, excluded
 from smolforge.data.features import cache_folder
 from smolforge.data.sources import clips, prepared, scenes, shapes
 from smolforge.data.sources.catalog import SOURCES, NamedSource, name_of
-from smolforge.data.sources.configs import is_called, is_globbed, names_in, of_config
-from smolforge.data.sources.files import LISTS, READERS, annotation_table, local_table, table_of
+from smolforge.data.sources.configs import each_once, is_called, is_globbed, names_in, of_config
+from smolforge.data.sources.files import LISTS, READERS, annotation_table, called, local_table, table_of
 from smolforge.data.sources.hub_rows import hub_configs, hub_table
-from smolforge.data.sources.loose import loose_files
+from smolforge.data.sources.loose import asked_files, mixed_files
 from smolforge.data.sources.rows import Chain, Row, Table, ToRecord
 from smolforge.data.sources.source import Source
 from smolforge.data.sources.stream import ENDLESS, StreamTable, hub_parts, local_parts
@@ -90,7 +90,8 @@ def row_files(section: DataSection) -> list[Path]:
     videos that rows name are not among them.
 
     Raises:
-        DataError: no annotations in a named source's `dir`, or it is not clear which files of a folder are meant.
+        DataError: no annotations in a named source's `dir`, no such split of it, or it is not clear which files of a folder are
+            meant.
     """
     known = named(section.source)
     if section.fixture or (known and section.dir is None):
@@ -98,15 +99,17 @@ def row_files(section: DataSection) -> list[Path]:
     path = (section.dir or Path(section.source)).expanduser()
     if path.is_file():
         return [path]
+    split, names = split_slice(section.split)[0], _names(section, known, None)
     if known and known.annotations:
-        splits = split_slice(section.split)[0].split("+")
-        return sorted({file for name in _names(section, known, None) for file in _annotation_files(path, known, name, splits)})
+        found = (file for name in names for file in _annotation_files(path, known, name, split.split("+")))
+        return sorted(set(found))
     if listed := next((path / name for name in LISTS if (path / name).is_file()), None):
         return [listed]
+    splits = _published_split(section, known, split).split("+")
+    if loose := asked_files(path, splits, names) or mixed_files(path, splits, names):
+        return sorted(loose)
     kinds = (".parquet", ".arrow", *(READERS if section.streaming else ()))
-    found = sorted(file for file in path.rglob("*") if file.suffix in kinds and file.is_file()) if path.is_dir() else []
-    asked = [(name, one) for name in _names(section, known, None) for one in split_slice(section.split)[0].split("+")]
-    return found or sorted({file for name, one in asked for file in loose_files(path, one, name)})
+    return sorted(file for file in path.rglob("*") if file.suffix in kinds and file.is_file()) if path.is_dir() else []
 
 
 def split_slice(split: str) -> tuple[str, Callable[[int], slice]]:
@@ -269,10 +272,15 @@ def _from_path(path: Path, section: DataSection, known: NamedSource | None, spli
     names = _names(section, known, None)
     if section.streaming:
         parts, content = local_parts(path, split, names)
-        return _stream(section, to_record, parts, content, seed, options=options)
+        streamed = _stream(section, to_record, parts, content, seed)
+        if "data_files" not in parts[0]:
+            return replace(streamed, options=options)
+        assert isinstance(streamed.table, StreamTable)
+        return replace(streamed, roots=(options["base"],), file_of=streamed.table.file)
     asked = [(name, one) for name in names for one in split.split("+")]
-    if files := [file for name, one in asked for file in loose_files(path, one, name)]:
-        loose = [(table_of(file, "train"), {"file": file.relative_to(path).as_posix()}) for file in files]
+    if files := asked_files(path, split.split("+"), names):
+        places = {file.relative_to(path).as_posix(): file for file in files}
+        loose = [(called(table_of(file, "train"), place), {"file": place}) for place, file in places.items()]
         return _whole(section.source, to_record, loose, roots=(path,), beside=path)
     tables = [(table_of(path, one, name), {"name": name, "split": one}) for name, one in asked]
     return _whole(section.source, to_record, tables, options=options)
@@ -290,9 +298,11 @@ def _downloaded(section: DataSection, known: NamedSource, split: str, seed: int)
         mend = "leave streaming out: rows of files are read one by one anyway"
         raise DataError("streaming of annotations in a folder", where=section.source, mend=mend)
     _refuse_splits(known, split, section.source)
-    files = [file for name in _names(section, known, None) for file in _annotation_files(folder, known, name, split.split("+"))]
+    names, splits = _names(section, known, None), split.split("+")
+    files = each_once(((name or split, _annotation_files(folder, known, name, splits)) for name in names), folder)
     roots = dict.fromkeys([folder / root for root in known.roots] + [file.parent for file in files])
-    tables = [(annotation_table(file), {"file": file.relative_to(folder).as_posix()}) for file in files]
+    places = {file.relative_to(folder).as_posix(): file for file in files}
+    tables = [(called(annotation_table(file), place), {"file": place}) for place, file in places.items()]
     return _whole(section.source, known.record, tables, roots=tuple(roots), within=(folder,))
 
 
@@ -364,16 +374,7 @@ def _refuse_splits(known: NamedSource | None, split: str, source: str) -> None:
             raise DataError(f"no split {one}", where=source, mend=mend)
 
 
-def _stream(
-    section: DataSection,
-    to_record: ToRecord,
-    parts: list[dict[str, Any]],
-    content: str,
-    seed: int,
-    options: dict[str, Any] | None = None,
-) -> Source:
+def _stream(section: DataSection, to_record: ToRecord, parts: list[dict[str, Any]], content: str, seed: int) -> Source:
     places = cache_folder(None) / "streams"
     table = StreamTable(parts, seed=seed, where=section.source, content=content, places=places)
-    return Source(
-        name=section.source, table=table, rows=range(ENDLESS), to_record=to_record, options=options or {}, endless=True
-    )  # fmt: skip
+    return Source(name=section.source, table=table, rows=range(ENDLESS), to_record=to_record, endless=True)
