@@ -400,6 +400,84 @@ def test_a_card_names_files_of_its_own_folder_only(tmp_path, monkeypatch, kind, 
         open_source(DataSection(source="someone/things", dir=folder, name=name, streaming=kind == "stream"))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_card_is_read_as_datasets_reads_it(tmp_path, kind, streaming):
+    """A lone carriage return hides its head from other readers."""
+    import datasets
+
+    lay_out(tmp_path, secret_jsonl=asked(9))
+    folder = carded(tmp_path / "b", "")
+    if kind == "parquet":
+        datasets.Dataset.from_list(asked(9)).to_parquet(tmp_path / "secret.parquet")
+        datasets.Dataset.from_list(asked(1)).to_parquet(folder / "a" / "z.parquet")
+    card = f"---\n\r---\rconfigs:\n- config_name: default\n  data_files: ../secret.{kind}\n---\n"
+    (folder / "README.md").write_bytes(card.encode())
+    with pytest.raises(DataError, match=r"its card names files that are not below it: '\.\./secret"):
+        open_source(DataSection(source="someone/things", dir=folder, streaming=streaming))
+
+
+def test_a_saved_dataset_names_files_of_its_own_folder_only(tmp_path):
+    import datasets
+
+    for name, prompt in (("mine", 1), ("secret", 9)):
+        datasets.Dataset.from_list(asked(prompt)).save_to_disk(tmp_path / name)
+    assert told(tmp_path / "mine") == ["1"]
+    state = tmp_path / "mine" / "state.json"
+    held = json.loads(state.read_text())
+    held["_data_files"] = [{"filename": f"../secret/{one['filename']}"} for one in held["_data_files"]]
+    state.write_text(json.dumps(held))
+    with pytest.raises(DataError, match=r"state\.json: names files that are not below it: '\.\./secret/"):
+        open_source(DataSection(source=str(tmp_path / "mine")))
+
+
+@pytest.mark.parametrize("files", ["&a [*a]", "*a7", "[{split: train, path: [[x]]}]", "{train: x}"])
+def test_a_swollen_card_is_refused_at_once(tmp_path, files):
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" if n else "a0: &a0 [x]" for n in range(8)]
+    carded(tmp_path, f"- config_name: one\n  data_files: {files}")
+    if files == "*a7":
+        text = (tmp_path / "README.md").read_text()
+        (tmp_path / "README.md").write_text(text.replace("configs:", "\n".join(levels) + "\nconfigs:"))
+    with pytest.raises(DataError, match="not a readable card") as error:
+        open_source(DataSection(source=str(tmp_path)))
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("names", [("a[1]", "a1"), ("b*", "bb"), ("a[1]",), ("[x]/c",)])
+def test_streams_read_files_whose_names_are_patterns(tmp_path, names):
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(asked(number)[0]) + "\n")
+    source = open_source(DataSection(source=str(tmp_path), streaming=True))
+    assert sorted(source.record(row).words for row in range(len(names))) == [str(number) for number in range(len(names))]
+
+
+def test_a_stream_reads_rows_that_are_called_data(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"data": asked(1, 2)}))
+    (tmp_path / "b.json").write_text(json.dumps(asked(3)))
+    source = open_source(DataSection(source=str(tmp_path), streaming=True))
+    assert sorted(source.record(row).words for row in range(3)) == ["1", "2", "3"]
+
+
+def test_a_stream_of_many_files_is_few_parts(tmp_path):
+    """Each part is opened anew in every epoch."""
+    for number in range(30):
+        (tmp_path / f"{number}.jsonl").write_text(json.dumps(asked(number)[0]) + "\n")
+    source = open_source(DataSection(source=str(tmp_path), streaming=True))
+    assert len(source.table.parts) == 1
+    assert {source.record(row).words for row in range(30)} == {str(number) for number in range(30)}
+
+
+def test_parquet_in_a_folder_called_as_a_builder(tmp_path, monkeypatch):
+    import datasets
+
+    (tmp_path / "csv").mkdir()
+    datasets.Dataset.from_list(asked(1)).to_parquet(tmp_path / "csv" / "a.parquet")
+    monkeypatch.chdir(tmp_path)
+    for streaming in (False, True):
+        assert open_source(DataSection(source="csv", streaming=streaming)).record(0).words == "1"
+
+
 @pytest.mark.parametrize(
     "configs",
     [

@@ -6,14 +6,16 @@ folder to be shared; an address is fetched.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smolforge.errors import DataError
 
 SETTINGS = ".huggingface.yaml"  # counts for `datasets` as the card's own head does
+SHOWN = 80  # characters of what is wrong
 
 
 def refuse_strays(folder: Path) -> None:
@@ -22,13 +24,29 @@ def refuse_strays(folder: Path) -> None:
     Raises:
         DataError: it names others, or cannot be read.
     """
-    for said in (_head(folder / "README.md"), _head(folder / SETTINGS)):
-        configs = said.get("configs") if isinstance(said, dict) else None
-        for config in configs if isinstance(configs, list) else ():
-            for named in _texts([config.get(key) for key in ("data_files", "data_dir")] if isinstance(config, dict) else None):
-                if not is_below(named):
-                    what = f"its card names files that are not below it: {named!a}"
-                    raise DataError(what, where=folder, mend="put them into the folder and name them from there, in README.md")
+    configs = _told(folder).get("configs")
+    for config in configs if isinstance(configs, list) else ():
+        for named in _paths(config, folder) if isinstance(config, dict) else ():
+            if not is_below(named):
+                what = f"its card names files that are not below it: {named[:SHOWN]!a}"
+                raise DataError(what, where=folder, mend="put them into the folder and name them from there, in README.md")
+
+
+def refuse_stray_tables(folder: Path) -> None:
+    """The same of a saved dataset, whose states name the files with its rows.
+
+    Raises:
+        DataError: one names others, or cannot be read.
+    """
+    for file in (folder / "dataset_dict.json", *folder.glob("state.json"), *folder.glob("*/state.json")):
+        try:
+            told = json.loads(file.read_bytes()) if file.is_file() else {}
+            named = [*told.get("splits", ()), *(one["filename"] for one in told.get("_data_files", ()))]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"not a readable dataset ({type(error).__name__}: {error})"
+            raise DataError(what, where=file, mend="save it again") from error
+        if strays := [one for one in named if not is_below(str(one))]:
+            raise DataError(f"names files that are not below it: {strays[0][:SHOWN]!a}", where=file, mend="save it again")
 
 
 def is_below(path: str) -> bool:
@@ -42,22 +60,36 @@ def is_below(path: str) -> bool:
     return not (elsewhere or place.is_absolute() or ".." in place.parts)
 
 
-def _head(file: Path) -> Any:
-    """What stands in a card's head, or in a file of settings."""
+def _told(folder: Path) -> dict[str, Any]:
+    """What `datasets` takes from a folder's card and settings, read with its own reader: another may see another head."""
     import yaml
-    from huggingface_hub import metadata_load
+    from huggingface_hub import DatasetCard
 
-    if not file.is_file():
-        return None
+    card, settings = folder / "README.md", folder / SETTINGS
+    told: dict[str, Any] = {}
     try:
-        return yaml.safe_load(file.read_bytes()) if file.name == SETTINGS else metadata_load(file)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"not a readable card ({error})", where=file, mend="mend it") from error
+        for file in (card, settings):
+            if file.is_file():
+                told |= DatasetCard.load(file).data.to_dict() if file is card else yaml.safe_load(file.read_text("utf-8")) or {}
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        what = f"not a readable card ({' '.join(str(error).split())[:SHOWN]})"
+        raise DataError(what, where=file, mend="mend it") from error
+    return told
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in lists and mappings."""
-    if isinstance(value, str):
-        yield value
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _texts(inner)
+def _paths(config: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Paths and patterns of a configuration: those of its `data_dir`, and of its `data_files`, which are a text, a list of texts,
+    or a list of `{split, path}` with such paths."""
+    files = config.get("data_files")
+    listed = list[Any]()
+    for one in _listed(files):
+        listed += _listed(one.get("path")) if isinstance(one, dict) and one is not files else [one]
+    for path in (*listed, *_listed(config.get("data_dir"))):
+        if not isinstance(path, str):
+            what = f"not a readable card (data_files or data_dir of {str(config.get('config_name'))[:SHOWN]} are no paths)"
+            raise DataError(what, where=folder / "README.md", mend="mend it")
+        yield path
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]

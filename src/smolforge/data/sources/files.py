@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smolforge.data.features import cache_folder
-from smolforge.data.sources.cards import refuse_strays
+from smolforge.data.sources.cards import refuse_stray_tables, refuse_strays
 from smolforge.data.sources.json_lists import NOT_UTF8, SAVE_AS_UTF8, JsonList, row_of
 from smolforge.data.sources.rows import Row, Table
 from smolforge.errors import DataError
@@ -75,6 +75,7 @@ def _from_folder(folder: Path, split: str, name: str | None) -> Table:
     import datasets
 
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        refuse_stray_tables(folder)
         try:
             saved = datasets.load_from_disk(str(folder))
         except (OSError, ValueError) as error:
@@ -87,8 +88,8 @@ def _from_folder(folder: Path, split: str, name: str | None) -> Table:
     if any(folder.rglob("*.parquet")):
         folder, name = configuration(folder, name)
         refuse_strays(folder)
-        try:
-            return undecoded(datasets.load_dataset(str(folder), name, split=split))
+        try:  # `csv` alone would be a builder of `datasets`
+            return undecoded(datasets.load_dataset(str(folder.resolve()), name, split=split))
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(f"not a readable dataset ({error})", where=folder, mend="check its files and split") from error
     raise DataError(
@@ -107,7 +108,7 @@ def configuration(folder: Path, name: str | None) -> tuple[Path, str | None]:
         DataError: neither is there.
     """
     card = folder / "README.md"
-    if name is None or (card.is_file() and re.search(r"^- config_name:", card.read_text("utf-8", "replace"), re.MULTILINE)):
+    if name is None or (card.is_file() and re.search(r"^ *- +config_name:", card.read_text("utf-8", "replace"), re.MULTILINE)):
         return folder, name
     if not (folder / name).is_dir():
         raise DataError(f"no configuration {name}", where=folder, mend="download it, or leave name out")

@@ -125,7 +125,10 @@ def _by_datasets(folder: Path, split: str, name: str | None) -> list[Path]:
         raise DataError(what, where=folder, mend="give one of its configurations as name, or mend README.md") from error
     if split not in files:
         raise DataError(f"no split {split}", where=folder, mend=f"it has {', '.join(files)}")
-    return [folder / Path(file).relative_to(whole) for file in files[split]]
+    found = [Path(file) for file in files[split]]
+    if strays := [file for file in found if not file.is_relative_to(whole) or ".." in file.parts]:
+        raise DataError(f"its card names files that are not below it: {strays[0]}", where=folder, mend="mend README.md")
+    return [folder / file.relative_to(whole) for file in found]
 
 
 def _of_split(paths: Sequence[str], split: str, folder: Path) -> list[str]:

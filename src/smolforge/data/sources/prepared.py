@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from smolforge.data.media import Drawing
+from smolforge.data.sources.cards import refuse_stray_tables
 from smolforge.errors import DataError
 from smolforge.records import Distortion, Media, Message, Part, Record, Response, Video
 
@@ -55,6 +56,7 @@ def open_prepared(folder: Path, split: str = DATASET) -> datasets.Dataset:
         mend = "prepare applied the recipe's split; write train, or a slice of it"
         raise DataError(f"no split {split}: what was prepared is one split, train", where=folder, mend=mend)
     read_marker(folder)
+    refuse_stray_tables(folder)
     try:
         return datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:

@@ -36,7 +36,7 @@ class Source:
     beside: Path | None = (
         None  # folder of the pieces' files, where relative paths start beside the row's own file, then at `roots`
     )
-    file_of: Callable[[int], Path | None] | None = None  # of a stream: the file that a row lies in, which stands for `beside`
+    folder_of: Callable[[int], Path] | None = None  # of a stream: the folder of a row's file, which stands for `beside`
     within: tuple[Path, ...] = ()  # folders that strangers' rows may name files in; none: a user's own rows, which may name any
 
     def __len__(self) -> int:
@@ -79,15 +79,15 @@ class Source:
                 where=f"{self.name}[{number}] ({type(error).__name__}: {error})",
                 mend="compare it with the shapes in the documentation",
             ) from error
-        roots = self.roots if (file := self._file(index)) is None else (file.parent, *self.roots)
+        roots = self.roots if (folder := self._folder(index)) is None else (folder, *self.roots)
         return _found(record, roots, self.within) if roots or self.within else record
 
-    def _file(self, index: int) -> Path | None:
-        """The file that a row lies in, where relative paths start beside it."""
-        if self.file_of is not None:
-            return self.file_of(self.rows[index])
+    def _folder(self, index: int) -> Path | None:
+        """The folder of a row's file, where relative paths start beside it."""
+        if self.folder_of is not None:
+            return self.folder_of(self.rows[index])
         file = None if self.beside is None else self.piece(index)[0].file
-        return self.beside / file if self.beside is not None and file is not None else None
+        return (self.beside / file).parent if self.beside is not None and file is not None else None
 
 
 def _in_pieces(pieces: Sequence[Piece], number: int) -> tuple[Piece, int]:

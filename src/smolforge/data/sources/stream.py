@@ -16,8 +16,10 @@ such place is known, from the beginning.
 from __future__ import annotations
 
 import atexit
+import glob
 import json
 import os
+import re
 import threading
 import weakref
 from collections import OrderedDict
@@ -40,13 +42,16 @@ ENDLESS = 2**62  # what stands for the number of a stream's rows
 EVERY = 1000  # rows between kept places
 RECENT = 32  # rows kept in memory: what is next to each other is asked for slightly out of order
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+BESIDE = "beside"
+LOOKED = 4096  # first bytes of a JSON file, in which its rows begin
 
 
 class StreamTable:
     """Rows of a stream by number.
 
     Args:
-        parts: what `datasets.load_dataset` is asked for, once each in an epoch.
+        parts: what `datasets.load_dataset` is asked for, once each in an epoch; as `BESIDE` the folder of a part's files, where
+            they are in one.
         seed: decides the order of parts and of shards in each epoch.
         where: what it is called in errors.
         content: names the data, so that kept places of other data are not taken.
@@ -83,10 +88,9 @@ class StreamTable:
     def __getitem__(self, index: int) -> Row:
         return self._read(index)[1]
 
-    def file(self, index: int) -> Path | None:
-        """The file that a row lies in; None where its part is not one file."""
-        files = self.parts[self._read(index)[0]].get("data_files", {}).get("train", ())
-        return Path(files[0]) if len(files) == 1 else None
+    def folder(self, index: int) -> Path:
+        """The folder that a row's file lies in, of parts that tell it."""
+        return Path(self.parts[self._read(index)[0]][BESIDE])
 
     def _read(self, index: int) -> tuple[int, Row]:
         """Number of the part that a row is of, and the row."""
@@ -121,7 +125,7 @@ class StreamTable:
     def _open(self, part: int) -> Any:
         import datasets
 
-        asked = self.parts[part]
+        asked = {key: value for key, value in self.parts[part].items() if key != BESIDE}
         try:
             with attempts_held():
                 opened = datasets.load_dataset(**asked, streaming=True)
@@ -229,13 +233,29 @@ def local_parts(path: Path, split: str, names: Sequence[str | None]) -> tuple[li
     for name in names:
         folder, asked = configuration(path, name)
         refuse_strays(folder)
-        parts.append({"path": str(folder), "name": asked, "split": split})
+        parts.append({"path": str(folder.resolve()), "name": asked, "split": split})  # `csv` alone would be a builder
     return parts, _content(sorted(one for one in path.rglob("*") if one.is_file()))
 
 
 def _file_parts(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Each file by itself, so that rows tell which one they lie in."""
-    return [{"path": BUILDERS[file.suffix], "data_files": {"train": [str(file)]}, "split": "train"} for file in files]
+    """Files of one kind and folder together, so that rows tell where they lie."""
+    together: dict[tuple[Path, str, str | None], list[str]] = {}
+    for file in files:
+        # A path with brackets, * or ? is a pattern to `datasets`.
+        together.setdefault((file.parent, file.suffix, _field(file)), []).append(glob.escape(str(file)))
+    return [
+        {"path": BUILDERS[suffix], "data_files": {"train": names}, "split": "train", BESIDE: str(folder)}
+        | ({"field": field} if field else {})
+        for (folder, suffix, field), names in together.items()
+    ]
+
+
+def _field(file: Path) -> str | None:
+    """`data`, of a JSON file whose rows are called so, as they are in a table."""
+    if file.suffix != ".json":
+        return None
+    with file.open("rb") as content:
+        return "data" if re.match(rb'(\xef\xbb\xbf)?\s*{\s*"data"\s*:\s*\[', content.read(LOOKED)) else None
 
 
 def _content(files: Sequence[Path]) -> str:

@@ -276,7 +276,7 @@ def _from_path(path: Path, section: DataSection, known: NamedSource | None, spli
         if "data_files" not in parts[0]:
             return replace(streamed, options=options)
         assert isinstance(streamed.table, StreamTable)
-        return replace(streamed, roots=(options["base"],), file_of=streamed.table.file)
+        return replace(streamed, roots=(options["base"],), folder_of=streamed.table.folder)
     asked = [(name, one) for name in names for one in split.split("+")]
     if files := asked_files(path, split.split("+"), names):
         places = {file.relative_to(path).as_posix(): file for file in files}
