@@ -177,6 +177,24 @@ def test_what_is_held_out_is_told_from_what_is_trained_on(run, tmp_path, capsys)
     assert "A[0] is A test.jsonl[0]" in capsys.readouterr().out
 
 
+def test_two_evaluation_sets_are_told_from_each_other(run, tmp_path, capsys):
+    """Two recipes of one source in two folders: what is trained on is neither; between them, a folder of pictures."""
+    write_texts(tmp_path / "train.jsonl", ["a fox", "a hen"])
+    for folder, text in (("A", "a fox"), ("B", "a hen")):
+        write_texts(tmp_path / folder / "train.jsonl", [text])
+        held = {"source": "me/two", "dir": folder}
+        write_recipe(tmp_path / f"{folder}.yaml", {"source": "train.jsonl"}, eval={"data": [held]})
+    (tmp_path / "photos").mkdir()
+    photo(1).save(tmp_path / "photos" / "1.png")
+    against = ("--against", "A.yaml", "--against", "photos", "--against", "B.yaml")
+    assert run("decontaminate", "train.jsonl", *against, "--cache", "cache") == 0
+    said = capsys.readouterr().out
+    assert "train.jsonl[0] is me/two (dir A)[0]" in said
+    assert "train.jsonl[1] is me/two (dir B)[0]" in said
+    compared = "me/two (dir A) (1 row), photos (1 row), me/two (dir B) (1 row)"
+    assert compared in (tmp_path / "train.overlap.html").read_text()
+
+
 def test_configurations_are_called_as_everywhere(run, tmp_path, capsys):
     for name in ("vqa", "captions"):
         write_texts(tmp_path / "several" / f"{name}.jsonl", [name])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -10,16 +11,18 @@ from smolforge.curating.against import open_against
 from smolforge.curating.decontaminate import COMMON, RUN, find_overlaps
 from smolforge.curating.reading import open_tables
 from smolforge.curating.shingles import words
+from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
 from smolforge.evals.fixtures import write_fixture
 from smolforge.recipe import DataSection
 
+APART = r"; or give the pictures in a folder without those files$"
 LONG = "how many of the small grey boats in the old harbour have their sails up today"  # 16 words
 
 
 def overlaps(folder, against, store, **options):
     tables = open_tables([DataSection(source=str(folder))])
-    findings = find_overlaps(tables, [one for what in against for one in open_against(str(what))], store=store, **options)
+    findings = find_overlaps(tables, open_against(*map(str, against)), store=store, **options)
     return {one.index: (one.reason, one.of.rpartition("/")[2]) for one in findings.removals}
 
 
@@ -132,13 +135,81 @@ def test_rows_in_subfolders_are_read_though_pictures_lie_beside(rows, store, tmp
             open_against(str(held), split=split)
 
 
-@pytest.mark.parametrize("name", ["rows.arrow", "rows.tsv"])
-def test_rows_that_cannot_be_read_are_not_passed_over_for_the_pictures_beside(tmp_path, name):
+def test_rows_that_cannot_be_read_are_not_passed_over_for_the_pictures_beside(tmp_path):
     (tmp_path / "below").mkdir()
-    (tmp_path / "below" / name).write_text("question\tanswer\nWho?\tHe.\n")
+    (tmp_path / "below" / "rows.arrow").write_text("question,answer\nWho?,He.\n")
     photo(1).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a folder without captions\.jsonl"):
+    with pytest.raises(DataError, match=rf"a folder without captions\.jsonl.*{APART}"):
         open_against(str(tmp_path))
+
+
+COCO = '{"info": {}, "images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"id": 7, "image_id": 1, "caption": "A dog."}]}'
+BESIDE_PICTURES = {  # files without rows
+    "1.json": '{"caption": "A dog.", "url": "a", "key": "1", "width": 320, "exif": "{}"}',
+    "info.json": '{"license": ["a", "b"], "by": {"name": "me"}}',
+    "none.json": "[]",
+    "x.json": "",
+    "blank.json": " \n",
+    "1.csv": "",
+    "blank.csv": "\n\n",
+    "1.jsonl": "",
+    "instances_val.json": COCO,
+    "a.tsv": "file\tlabel\n1.png\tdog\n",
+}
+
+
+@pytest.mark.parametrize("name", [*BESIDE_PICTURES, "all"])
+def test_what_holds_no_rows_leaves_a_folder_of_pictures_one(tmp_path, name):
+    for number in (1, 2):
+        photo(number).save(tmp_path / f"{number}.png")
+    for file in BESIDE_PICTURES if name == "all" else [name]:
+        (tmp_path / file).write_text(BESIDE_PICTURES[file])
+    (opened,) = open_against(str(tmp_path))
+    assert [opened.record(row).media[0].ref.name for row in range(len(opened.rows))] == ["1.png", "2.png"]
+    for number in (1, 2):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(DataError, match=r"a folder without pictures or a table; .*a \.json file of rows is a list of objects"):
+        open_against(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        ({"a.jsonl": '{"question": "Who?", "answer": "He."}', "b.csv": "prompt,completion\nA,B\n"}, "2 tables that do not fit"),
+        ({"labels.csv": "file,label\n1.png,dog\n"}, r"columns that fit no known shape; it has file, label"),
+        ({"captions.jsonl": '{"label": 3}'}, r"columns that fit no known shape; it has label"),
+        ({"a.jsonl": "{"}, "not valid JSON"),
+        ({"a.csv": "prompt,completion\n"}, "no rows in train of 0"),
+        ({"test.jsonl": '{"question": "Who?", "answer": "He."}'}, "no split train; it has test"),
+    ],
+)
+def test_rows_that_fail_beside_pictures_say_how_to_get_the_pictures_alone(tmp_path, files, what):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError) as alone:
+        open_source(DataSection(source=str(tmp_path))).record(0)
+    assert "give the pictures" not in str(alone.value)
+    photo(1).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match=what) as beside:
+        open_against(str(tmp_path))
+    assert re.search(APART, str(beside.value)), beside.value
+
+
+def test_one_broken_row_beside_pictures_is_no_reason_to_refuse_the_others(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"label": 3}\n{"question": "Who?", "answer": "He."}\n')
+    photo(1).save(tmp_path / "1.png")
+    (opened,) = open_against(str(tmp_path))
+    assert len(opened.rows) == 2
+
+
+def test_a_card_gives_a_folder_of_pictures_no_splits(tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: '*.jpg'\n---\nPictures.\n"
+    (tmp_path / "README.md").write_text(card)
+    photo(1).save(tmp_path / "1.jpg")
+    (opened,) = open_against(str(tmp_path))
+    assert len(opened.rows) == 1
+    with pytest.raises(DataError, match="no split test: a folder of pictures has none; leave --against-split out"):
+        open_against(str(tmp_path), split="test")
 
 
 def test_a_folder_of_pictures_has_no_splits(tmp_path):

@@ -96,8 +96,7 @@ def decontaminate(options: argparse.Namespace) -> int:
     sections, cache, max_pixels = _sections(options)
     claim_list(_list_of(options, OVERLAP), sections)
     tables = open_tables(sections)
-    split, data = options.against_split, options.data
-    against = [one for what in options.against for one in open_against(what, split=split, data=data, beside=tables)]
+    against = open_against(*options.against, split=options.against_split, data=options.data, beside=tables)
     total = sum(len(table.source.rows) for table in tables) + sum(len(one.rows) for one in against)
     with _Progress("comparing", total) as tick:
         findings = find_overlaps(

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smolforge.curating.reading import UNOPENED, Readable, Table, open_tables
+from smolforge.curating.reading import UNOPENED, Readable, Table, open_entries, told_apart
 from smolforge.data.sources.files import LISTS
-from smolforge.data.sources.loose import loose_files
-from smolforge.data.sources.tables import SOURCES, split_slice
+from smolforge.data.sources.loose import holds_rows
+from smolforge.data.sources.source import Source
+from smolforge.data.sources.tables import SOURCES
 from smolforge.errors import DataError
 from smolforge.evals.benchmark import Benchmark
 from smolforge.evals.names import TASKS
@@ -22,7 +23,8 @@ from smolforge.wording import did_you_mean
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TABLES = (*LISTS, "dataset_info.json", "dataset_dict.json")
-ROWS = (".parquet", ".arrow", ".tsv")  # beside what `loose_files` finds; refused where they cannot be read, never passed over
+ROWS = (".parquet", ".arrow")  # beside what `holds_rows` finds; refused where they cannot be read, never passed over
+FIRST = 5  # rows, of which one has to be readable where pictures lie beside
 # Where benchmarks' `facts` keep what is asked and what is right.
 QUESTIONS, ANSWERS = ("question",), ("answer", "answers", "references", "captions")
 
@@ -60,12 +62,12 @@ class Folder:
         return Record(id=str(index), source=self.name, messages=(turn,), responses=())
 
 
-def open_against(wanted: str, *, split: str = "train", data: Path | None = None, beside: Sequence[Table] = ()) -> list[Readable]:
-    """Rows of one `--against`.
+def open_against(*wanted: str, split: str = "train", data: Path | None = None, beside: Sequence[Table] = ()) -> list[Readable]:
+    """Rows of every `--against`, in their order.
 
     Args:
-        wanted: a benchmark (`pope`, or `pope=FOLDER` with the same columns as on the Hub), a recipe, whose eval.data are meant, a
-            source by name, file, folder or Hub name, or a folder of pictures.
+        wanted: each a benchmark (`pope`, or `pope=FOLDER` with the same columns as on the Hub), a recipe, whose eval.data are
+            meant, a source by name, file, folder or Hub name, or a folder of pictures.
         split: of a source.
         data: of a benchmark without a folder of its own; None asks the Hub.
         beside: entries that are compared with them, whose rows must not be called the same.
@@ -74,6 +76,14 @@ def open_against(wanted: str, *, split: str = "train", data: Path | None = None,
         DataError: nothing there, or nothing that can be compared.
         RecipeError: not a readable recipe.
     """
+    opened = [one for what in wanted for one in _open(what, split, data)]
+    tables = [one for one in opened if isinstance(one, Table)]
+    told = iter(told_apart([*beside, *tables])[len(beside) :])
+    return [next(told).source if isinstance(one, Table) else one for one in opened]
+
+
+def _open(wanted: str, split: str, data: Path | None) -> Sequence[Table | Benchmarked | Folder]:
+    """One `--against`."""
     task, _, folder = wanted.partition("=")
     if task in TASKS and not Path(wanted).exists():
         return [_benchmark(task, Path(folder).expanduser() if folder else data)]
@@ -82,33 +92,66 @@ def open_against(wanted: str, *, split: str = "train", data: Path | None = None,
         recipe = load_recipe(path)
         if recipe.eval is None or not recipe.eval.data:
             raise DataError("has no eval.data to compare with", where=path, mend="give the evaluation set itself")
-        return [table.source for table in open_tables(recipe.eval.data, beside=beside)]
-    if path.is_dir() and not _has_rows(path, split):
-        return [_pictures(wanted, path, split)]
+        return open_entries(recipe.eval.data)
+    if path.is_dir():
+        return [_rows(wanted, path, split) if _has_rows(path) else _pictures(wanted, path, split)]
     if not path.exists() and task not in SOURCES and (meant := did_you_mean(task, TASKS)):
         raise DataError("no such benchmark, file or source", where=wanted, mend=meant)
-    return [table.source for table in open_tables([DataSection(source=wanted, split=split)], beside=beside)]
+    return open_entries([DataSection(source=wanted, split=split)])
 
 
-def _has_rows(folder: Path, split: str) -> bool:
-    """Whether a folder is to be opened as a source of rows, of which pictures may lie beside.
+def _has_rows(folder: Path) -> bool:
+    """Whether a folder is to be opened as a source of rows, of which pictures may lie beside."""
+    known = any((folder / name).is_file() for name in TABLES) or any(file.suffix in ROWS for file in folder.rglob("*"))
+    return known or holds_rows(folder)
+
+
+def _rows(name: str, folder: Path, split: str) -> Table:
+    """A folder as a source of rows.
 
     Raises:
-        DataError: no such split, or it is not clear which files are meant.
+        DataError: it cannot be opened; or pictures lie beside, and rows that say nothing to compare would stand for them.
     """
-    if any((folder / name).is_file() for name in TABLES) or any(file.suffix in ROWS for file in folder.rglob("*")):
-        return True
-    return any(loose_files(folder, one, None) for one in split_slice(split)[0].split("+"))
+    pictures = _pictures_below(folder)
+    try:
+        (table,) = open_entries([DataSection(source=name, split=split)])
+        if pictures:
+            _refuse_unreadable(table.source)
+    except DataError as error:
+        if not pictures:
+            raise
+        alone = "give the pictures in a folder without those files"
+        mend = f"{error.mend}; or {alone}" if error.mend else alone
+        raise DataError(error.what, where=error.where, mend=mend) from error
+    return table
+
+
+def _refuse_unreadable(source: Source) -> None:
+    """Raises DataError: none of the first rows can be read, as where they have other columns. Of single ones `Skips` tells."""
+    failed: list[DataError] = []
+    for index in range(min(FIRST, len(source.rows))):
+        try:
+            source.record(index)
+        except DataError as error:
+            failed.append(error)
+        else:
+            return
+    raise failed[0]  # an opened source has rows
 
 
 def _pictures(name: str, folder: Path, split: str) -> Folder:
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
+    files = _pictures_below(folder)
     if not files:
-        raise DataError("a folder without pictures or a table", where=folder, mend="check the path")
+        mend = "check the path; rows lie in Parquet, CSV and JSON Lines files, and a .json file of rows is a list of objects"
+        raise DataError("a folder without pictures or a table", where=folder, mend=mend)
     if split != "train":
         mend = "leave --against-split out, or compare with it in a command of its own"
         raise DataError(f"no split {split}: a folder of pictures has none", where=folder, mend=mend)
     return Folder(name=name, rows=range(len(files)), files=files)
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES)
 
 
 def _benchmark(task: str, data: Path | None) -> Benchmarked:

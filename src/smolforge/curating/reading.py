@@ -86,11 +86,17 @@ class Skips:
             named.append(name)
 
 
-def open_tables(sections: Sequence[DataSection], *, beside: Sequence[Table] = ()) -> list[Table]:
-    """Every entry of a recipe's data.
+def open_tables(sections: Sequence[DataSection]) -> list[Table]:
+    """Every entry of a recipe's data, told from each other.
 
-    Args:
-        beside: entries that they are compared with, whose rows must not be called the same.
+    Raises:
+        DataError: as `open_entries`.
+    """
+    return told_apart(open_entries(sections))
+
+
+def open_entries(sections: Sequence[DataSection]) -> list[Table]:
+    """Every entry of a recipe's data; `told_apart` then gives them their titles.
 
     Raises:
         DataError: one cannot be opened, is streamed and has no row numbers, or leaves out rows by a list that means others.
@@ -102,10 +108,10 @@ def open_tables(sections: Sequence[DataSection], *, beside: Sequence[Table] = ()
         if section.streaming:
             raise DataError("a stream has no row numbers to list", where=section.source, mend="set streaming to false")
         tables.append(Table(section=section, source=open_source(section), apart=place(section).source in apart))
-    return _told_apart([*beside, *tables])[len(beside) :]
+    return tables
 
 
-def _told_apart(tables: Sequence[Table]) -> list[Table]:
+def told_apart(tables: Sequence[Table]) -> list[Table]:
     """With titles by which rows of one source at several homes, or of several of its tables, are told from each other."""
     several = several_homes(table.section for table in tables)
     homes = [

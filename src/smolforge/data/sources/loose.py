@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from smolforge.data.sources.cards import refuse_strays
 from smolforge.data.sources.configs import each_once, names_in, of_config
-from smolforge.data.sources.files import LARGE, configuration, is_lone
+from smolforge.data.sources.files import BLANK, LARGE, configuration, is_lone
 from smolforge.data.sources.json_lists import object_places, row_of
 from smolforge.errors import DataError
 from smolforge.wording import some
@@ -84,6 +84,13 @@ def mixed_files(folder: Path, splits: Sequence[str], names: Sequence[str | None]
     asked = [(*configuration(folder, name), split) for name in names for split in splits]
     found = {file for where, name, split in asked for file in _by_datasets(where, split, name)}
     return sorted(found) if any(file.suffix != ".parquet" for file in found) else []
+
+
+def holds_rows(folder: Path) -> bool:
+    """Whether a JSON Lines, JSON or CSV file below a folder holds rows, of whichever split or table. Settings, what tells of one
+    picture, and blank files hold none."""
+    files = (folder / path for kind in KINDS for path in _below(folder, kind))
+    return any(_columns(file) is not None for file in files if file.stat().st_size > BLANK or file.read_bytes().strip())
 
 
 def _is_plain(folder: Path) -> bool:
