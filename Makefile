@@ -1,6 +1,6 @@
 # make setup        install into .venv and stop
 # make quickstart   train a tiny SmolVLM and show what it learnt
-# make test         the test suite, but what takes half a minute a test
+# make test         the test suite, but what takes a quarter of a minute a test
 # make test-all     all of it, as CI runs it
 # make lint         ruff and mypy
 # make bench        side by side with TRL, in an environment of its own

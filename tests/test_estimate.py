@@ -401,6 +401,7 @@ def test_longest_row():
     assert longest_row(lambda one: 1000 + one.tokens, Rows(), 1050, first=5096) is None
 
 
+@pytest.mark.slow
 def test_every_method_is_compared_or_refused_with_a_reason(tiny):
     shown = dict(variants(recipe_of(tiny)))
     assert shown.keys() >= {"full", "lora", "lora + nf4", "dora", "ia3", "adalora", "vera", "bottleneck", "prefix", "prompt"}

@@ -16,6 +16,8 @@ from smolforge.recipe import parse_recipe
 from smolforge.training.loop import train
 from smolforge.training.tracking import read_metrics
 
+pytestmark = pytest.mark.slow  # reading the GGUF takes a quarter of a minute a time
+
 PARIS = "The capital of France is Paris."
 
 
@@ -43,7 +45,6 @@ def test_describe_reads_no_weights(gguf):
     assert (about.context, about.vocabulary, about.image_tokens) == (8192, 49152, None)
 
 
-@pytest.mark.slow
 def test_fine_tunes_with_falling_held_out_loss(gguf, smollm2, shared, tmp_path):
     """Ten steps of the upper layers on the chosen answers; the rejected ones are never learnt."""
     pairs = str(shared / "preference_pairs.jsonl")

@@ -204,6 +204,7 @@ def apart(folder: Path, other: Path) -> float:
     return float(total[0] / total[1])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_by_other_numbers_of_processes(make: Make, killed, finished) -> None:
     """Two sharded, killed while they save; one, killed; two sharded, killed; one to the end: the steps of a run in one go."""
     settings = {"run": {"steps": 24, "save_every": 2}}
@@ -350,6 +351,7 @@ def test_stages_hold_what_they_should(stage: Make, which: str, kinds: set[str]) 
     assert any(chunked[STAGE_STEPS // 2 :])  # where the tower of the first stage has thawed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [DDP, CHUNKED], ids=["copies", "sharded"])
 def test_two_processes_take_the_two_stages_of_one(stage: Make, finished, stages: list[Path], how: dict[str, str]) -> None:
     vision = finished(stage("vision", f"two-vision-{len(how)}"), 2, how)
