@@ -249,6 +249,7 @@ def chatml(tokenizer: PreTrainedTokenizerFast, *messages: Message, generate: boo
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+@pytest.mark.slow
 def test_gguf_tokenizer_equals_the_published_one(smollm2: Renderer, gguf: Path) -> None:
     """A GGUF of SmolLM2 carries the merges, and the name of the splitting (`smollm`: digits one by one) before them."""
     renderer = load_renderer(gguf)

@@ -228,6 +228,7 @@ ODD: Corpus = [
 
 
 @needs_meteor
+@pytest.mark.slow
 def test_meteor_against_the_program(photos: list[list[Tokens]]) -> None:
     """The program's own score of each human caption and of all, and of what is treated apart: nothing said, "|||" in a caption,
     nothing matched, a caption that is its reference or a part of it. Worst seen: 2e-16.
