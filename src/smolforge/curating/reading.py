@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from smolforge.curating.hashing import VERSION, mark
-from smolforge.data.exclusion import check_lists, place, place_of, several_homes
+from smolforge.data.exclusion import check_lists, home_words, place, place_of, several_homes
 from smolforge.data.features import cache_folder
 from smolforge.data.film import frame_pictures, timeline
 from smolforge.data.media import Picture, open_picture
@@ -26,7 +26,6 @@ from smolforge.data.sources.tables import open_source
 from smolforge.errors import DataError
 from smolforge.recipe import DataSection
 from smolforge.records import Media, Record, Video
-from smolforge.report.words import home_words
 from smolforge.store import Store
 
 TOGETHER = 64  # rows whose encoded pictures are in memory at once

@@ -150,7 +150,7 @@ def check_lists(sections: Iterable[DataSection]) -> None:
                 what = f"names rows of {section.source} ({theirs}), none of {_words(place(section))}"
                 raise DataError(what, where=path, mend=mend)
         for one in told:
-            homes = {_home(place(section)) for section in entries if not one.fixture and _may_mean(one, section)}
+            homes = {home_words(*place(section)[-2:]) for section in entries if not one.fixture and _may_mean(one, section)}
             if len(homes) > 1:
                 theirs = " and with ".join(sorted(homes))
                 what = f"names rows of {one.source}, which is read with {theirs}, and does not say which of them it means"
@@ -242,15 +242,16 @@ def _words(table: Place) -> str:
     _, name, split, _, folder, revision = table
     words = [f"name {name if isinstance(name, str) else ','.join(name)}"] if name else []
     words.append(split if split.startswith("file ") else f"split {split}")
-    return ", ".join([*words, _home(table)] if folder or revision else words)
+    return ", ".join([*words, home_words(folder, revision)] if folder or revision else words)
 
 
-def _home(table: Place) -> str:
+def home_words(folder: Path | str | None, revision: str | None) -> str:
+    """Where one of several copies of a source lies.
+
+    >>> home_words("pets", None), home_words(None, "v2"), home_words(None, None)
+    ('dir pets', 'revision v2', 'no dir or revision')
     """
-    >>> _home(Place("a", revision="v1")), _home(Place("a"))
-    ('revision v1', 'no dir or revision')
-    """
-    told = (("dir", table.dir), ("revision", table.revision))
+    told = (("dir", folder), ("revision", revision))
     return ", ".join(f"{key} {value}" for key, value in told if value) or "no dir or revision"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smolforge.data.exclusion import home_words
 from smolforge.data.shares import config_words
 from smolforge.errors import UserError
 from smolforge.recipe import DataSection
@@ -24,7 +25,6 @@ from smolforge.report.evaluation import (
     stages,
 )
 from smolforge.report.page import Html, duration, facts, join, picture, read_json, section, table, tag
-from smolforge.report.words import home_words
 from smolforge.training.tracking import read_metrics
 from smolforge.wording import how_many
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from smolforge.evals.comparing import Change
@@ -132,12 +131,3 @@ def tally(found: Sequence[Verdict]) -> str:
 
 def _is(count: int) -> str:
     return f"{count} are" if count > 1 else f"{count or 'none'} is"
-
-
-def home_words(folder: Path | str | None, revision: str | None) -> str:
-    """Where one of several copies of a source lies.
-
-    >>> home_words("pets", None), home_words(None, "v2"), home_words(None, None)
-    ('dir pets', 'revision v2', 'no dir or revision')
-    """
-    return f"dir {folder}" if folder else f"revision {revision}" if revision else "no dir or revision"

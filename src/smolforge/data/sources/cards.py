@@ -41,11 +41,11 @@ def refuse_stray_tables(folder: Path) -> None:
     for file in (folder / "dataset_dict.json", *folder.glob("state.json"), *folder.glob("*/state.json")):
         try:
             told = json.loads(file.read_bytes()) if file.is_file() else {}
-            named = [*told.get("splits", ()), *(one["filename"] for one in told.get("_data_files", ()))]
+            named = [str(one) for one in (*told.get("splits", ()), *(one["filename"] for one in told.get("_data_files", ())))]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             what = f"not a readable dataset ({type(error).__name__}: {error})"
             raise DataError(what, where=file, mend="save it again") from error
-        if strays := [one for one in named if not is_below(str(one))]:
+        if strays := [one for one in named if not is_below(one)]:
             raise DataError(f"names files that are not below it: {strays[0][:SHOWN]!a}", where=file, mend="save it again")
 
 

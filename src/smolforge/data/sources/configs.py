@@ -32,10 +32,8 @@ def of_config(paths: Sequence[str], name: str, known: NamedSource | None, *, whe
     Raises:
         DataError: folders of several names fit, and none is called so.
     """
-    place = PurePosixPath(name)
-    exact = [
-        path for path in paths if name in names_in(path) or place in (PurePosixPath(path), *PurePosixPath(path).parents[:-1])
-    ]
+    place = PurePosixPath(name).as_posix()
+    exact = [path for path in paths if name in names_in(path) or place in places_in(path)]
     if exact or (known and name not in known.configs):
         return exact
     others = tuple(other for other in (known.configs if known else ()) if len(other) > len(name))
@@ -62,6 +60,16 @@ def names_in(path: str) -> set[str]:
     """
     parts = PurePosixPath(path).parts
     return {*parts, PurePosixPath(parts[-1]).stem.removesuffix(".tar")}
+
+
+def places_in(path: str) -> list[str]:
+    """Paths of a file and of the folders around it.
+
+    >>> places_in("old/vqa/a.jsonl")
+    ['old/vqa/a.jsonl', 'old/vqa', 'old']
+    """
+    place = PurePosixPath(path)
+    return [one.as_posix() for one in (place, *place.parents[:-1])]
 
 
 def each_once(found: Iterable[tuple[str, Sequence[Path]]], folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from smolforge.data.sources.cards import refuse_strays
-from smolforge.data.sources.configs import each_once, names_in, of_config
+from smolforge.data.sources.configs import each_once, names_in, of_config, places_in
 from smolforge.data.sources.files import BLANK, LARGE, configuration, is_lone
 from smolforge.data.sources.json_lists import object_places, row_of
 from smolforge.errors import DataError
@@ -222,18 +222,12 @@ def _tables(paths: Sequence[str], folder: Path) -> list[_Group]:
 def _telling(tables: Sequence[_Group], every: Sequence[str], split: str, folder: Path) -> str:
     """A name that gives one of the tables and nothing else, best one that tells no split; where none does, the paths of one."""
     for table in tables:
-        common = set.intersection(*({*names_in(path), *_places(path)} for path in table.paths))
+        common = set.intersection(*({*names_in(path), *places_in(path)} for path in table.paths))
         for name in sorted(common, key=lambda one: (split_in(one) is not None, len(one), one)):
             if tuple(_of_split(of_config(every, name, None, where=folder), split, folder)) == table.paths:
                 return name
     fewest = min((table.paths for table in tables), key=len)
     return f"[{some(fewest, NAMED)}]"
-
-
-def _places(path: str) -> list[str]:
-    """Of a file and of the folders around it."""
-    place = PurePosixPath(path)
-    return [one.as_posix() for one in (place, *place.parents[:-1])]
 
 
 def _columns(file: Path) -> frozenset[str] | None:
